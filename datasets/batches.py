@@ -1,0 +1,175 @@
+"""The words that every layer shares: trajectories, episodes and batches, and the table of axes.
+
+Axes, here and nowhere else. `T` leads where there is one, else `N` leads:
+
+    T  time steps of one trajectory        O  observation features
+    N  tasks of a meta-batch (or envs)     A  action features
+    B  transitions per task (RL batch)     Z  latent dimensions
+    K  transitions of one context          E  members of an ensemble
+    U  updates in a block                  W  columns of a row
+
+A scalar per transition has no trailing 1: a reward is [N, B], never [N, B, 1].
+"""
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64, Shaped
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """What an actor saw and did, in time order, **without** any reward."""
+
+    observation: Float32[np.ndarray, "T O"]
+    action: Float32[np.ndarray, "T A"]  # in [-1, 1]
+    next_observation: Float32[np.ndarray, "T O"]
+    terminated: Bool[np.ndarray, "T"]  # a true end: no bootstrap past it
+    truncated: Bool[np.ndarray, "T"]  # a time limit: the bootstrap goes on
+
+    def __len__(self) -> int:
+        return len(self.observation)
+
+    def labelled(self, reward: Float32[np.ndarray, "T"]) -> "Episode":
+        """This trajectory with a reward for each of its steps."""
+        if reward.shape != (len(self),):
+            raise ValueError(
+                f"reward must have one entry for each of the trajectory's {len(self)} steps, "
+                f"got shape {reward.shape}"
+            )
+        mine = {field.name: getattr(self, field.name) for field in fields(Trajectory)}
+        return Episode(**mine, reward=reward)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Episode(Trajectory):
+    """A trajectory whose every step has a reward, true or labelled."""
+
+    reward: Float32[np.ndarray, "T"]
+
+    @property
+    def undiscounted_return(self) -> float:
+        """The sum of the rewards."""
+        return float(self.reward.sum(dtype=np.float64))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransitionBatch:
+    """Transitions for the RL update, drawn apart from the context that infers z."""
+
+    observation: Shaped[Tensor, "N B O"]
+    action: Shaped[Tensor, "N B A"]  # in [-1, 1]
+    reward: Shaped[Tensor, "N B"]  # as the environment gave it: never scaled here
+    next_observation: Shaped[Tensor, "N B O"]
+    terminated: Bool[Tensor, "N B"]
+    truncated: Bool[Tensor, "N B"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextBatch:
+    """Transitions of one task each, from which a belief over z is inferred."""
+
+    observation: Shaped[Tensor, "N K O"]
+    action: Shaped[Tensor, "N K A"]
+    reward: Shaped[Tensor, "N K"]
+    next_observation: Shaped[Tensor, "N K O"]
+    mask: Bool[Tensor, "N K"]  # True where there is a transition, False where there is padding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetaBatch:
+    """One meta-batch: N tasks, each with a context and, drawn apart from it, transitions."""
+
+    task: Int64[Tensor, "N"]
+    context: ContextBatch
+    transitions: TransitionBatch
+
+
+@dataclass(frozen=True, slots=True)
+class RowLayout:
+    """How one transition lies in a row of float32: the form of the cache and of blocks.
+
+    observation [O], action [A], reward, next_observation [O], terminated, truncated; flags are 0 or 1.
+    """
+
+    observation_size: int
+    action_size: int
+
+    @property
+    def width(self) -> int:
+        """W, the number of columns."""
+        return 2 * self.observation_size + self.action_size + 3
+
+    def pack(self, episode: Episode) -> Float32[np.ndarray, "T W"]:
+        """The episode's transitions as rows, in time order."""
+        columns = (
+            episode.observation,
+            episode.action,
+            episode.reward[:, None],
+            episode.next_observation,
+            episode.terminated[:, None],
+            episode.truncated[:, None],
+        )
+        return np.concatenate([np.asarray(c, np.float32) for c in columns], axis=1)
+
+    def transitions(self, rows: Shaped[Tensor, "N B W"]) -> TransitionBatch:
+        """The rows' fields, as views where the type allows it."""
+        observation, action, reward, following, flags = self._split(rows)
+        return TransitionBatch(
+            observation=observation,
+            action=action,
+            reward=reward,
+            next_observation=following,
+            terminated=flags[..., 0] > 0.5,
+            truncated=flags[..., 1] > 0.5,
+        )
+
+    def context(
+        self, rows: Shaped[Tensor, "N K W"], mask: Bool[Tensor, "N K"] | None = None
+    ) -> ContextBatch:
+        """The rows as a context; without a mask, every row counts."""
+        observation, action, reward, following, _ = self._split(rows)
+        if mask is None:
+            mask = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
+        return ContextBatch(
+            observation=observation,
+            action=action,
+            reward=reward,
+            next_observation=following,
+            mask=mask,
+        )
+
+    def _split(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        sizes = [self.observation_size, self.action_size, 1, self.observation_size, 2]
+        observation, action, reward, following, flags = rows.split(sizes, dim=-1)
+        return observation, action, reward[..., 0], following, flags
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetaBlock:
+    """U meta-batches as plain arrays: what a task stream hands to the learner in one piece."""
+
+    task: Int64[np.ndarray, "U N"]
+    context: Float32[np.ndarray, "U N K W"]
+    transitions: Float32[np.ndarray, "U N B W"]
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    def meta_batch(self, update: int, layout: RowLayout, device: torch.device) -> MetaBatch:
+        """The meta-batch of one update, copied to the device."""
+        return MetaBatch(
+            task=torch.tensor(self.task[update], device=device),
+            context=layout.context(torch.tensor(self.context[update], device=device)),
+            transitions=layout.transitions(torch.tensor(self.transitions[update], device=device)),
+        )
+
+    @classmethod
+    def concatenate(cls, blocks: "list[MetaBlock]") -> Self:
+        """The blocks' updates, one block after the other."""
+        return cls(
+            **{f.name: np.concatenate([getattr(b, f.name) for b in blocks]) for f in fields(cls)}
+        )

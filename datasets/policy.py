@@ -1,0 +1,64 @@
+"""The one word that learners give and actors take: a policy that adapts."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from causeway.datasets.batches import ContextBatch
+
+
+@runtime_checkable
+class AdaptivePolicy(Protocol):
+    """The part of an algorithm that acts: all that an actor ever holds.
+
+    Beliefs and latents are opaque tensors whose first axis is the environment or task, [N, ...]:
+    mean and variance of a Gaussian here, adapted weights in a gradient-based method. Every
+    method runs without gradients, and every draw comes from the generator it is given.
+    """
+
+    def prior(self, num_tasks: int) -> Tensor:
+        """The belief before any context, one per task, [N, ...]."""
+        ...
+
+    def adapt(self, context: ContextBatch) -> Tensor:
+        """The belief given each task's context, [N, ...]."""
+        ...
+
+    def draw(self, belief: Tensor, generator: torch.Generator) -> Tensor:
+        """One latent per task, drawn from its belief, [N, ...]."""
+        ...
+
+    def act(
+        self, observation: Tensor, latent: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Actions [N, A] in [-1, 1] for observations [N, O]; without a generator, deterministic."""
+        ...
+
+    def label(
+        self,
+        context: ContextBatch,
+        observation: Tensor,
+        action: Tensor,
+        next_observation: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Rewards [N, T] for N unlabelled trajectories, one latent drawn from each one's context.
+
+        Args:
+            context: labelled transitions of the task that each trajectory was collected in, [N, K].
+            observation: [N, T, O].
+            action: [N, T, A].
+            next_observation: [N, T, O].
+            generator: for the latents.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The inference parts, for broadcast."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+        """Takes broadcast weights."""
+        ...

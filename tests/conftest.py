@@ -1,0 +1,12 @@
+"""Shared set-up: one thread for torch, shapes checked at run time in the numerical layers."""
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # loopback only
+
+import torch
+from jaxtyping import install_import_hook
+
+install_import_hook(["causeway.datasets.batches", "causeway.learners"], "beartype.beartype")
+torch.set_num_threads(1)
