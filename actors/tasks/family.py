@@ -1,0 +1,149 @@
+"""What a family of tasks is: one robot, many rewards or many bodies, and the two kept apart.
+
+A family hands out dynamics and rewards through different doors. Who collects unlabelled data goes
+through the first one only, with no reward parameter in hand: there is nothing it could peek at.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from causeway.datasets.batches import Episode, Trajectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One draw from a family: what it asks for, and what its body is like."""
+
+    id: int
+    reward: Mapping[str, float] = field(
+        default_factory=dict
+    )  # such as a goal: never collected with
+    dynamics: Mapping[str, float] = field(default_factory=dict)  # such as masses
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Every parameter by name, for a manifest or a figure."""
+        return {**self.reward, **self.dynamics}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """The tasks that are trained on, and those that are held out."""
+
+    train: tuple[Task, ...]
+    test: tuple[Task, ...]
+
+    def __post_init__(self) -> None:
+        ids = [task.id for task in self.tasks]
+        if len(set(ids)) != len(ids):
+            twice = sorted({i for i in ids if ids.count(i) > 1})
+            raise ValueError(
+                f"Split needs a different id for every task, got {twice} more than once: "
+                "number train and test tasks in one sequence"
+            )
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Train tasks, then test tasks."""
+        return self.train + self.test
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What N environments answer to N actions. There is no reward in it."""
+
+    next_observation: Float32[np.ndarray, "N O"]
+    terminated: Bool[np.ndarray, "N"]
+    truncated: Bool[np.ndarray, "N"]
+
+
+@runtime_checkable
+class Dynamics(Protocol):
+    """N environments that are stepped together and hold no reward.
+
+    An environment that has ended may be stepped further until all have; what it answers then
+    means nothing, and callers drop it. `reset` forgets everything that came before.
+    """
+
+    @property
+    def num_envs(self) -> int:
+        """N, the number of environments."""
+        ...
+
+    def reset(self, generator: np.random.Generator) -> Float32[np.ndarray, "N O"]:
+        """Starts an episode in every environment; every draw comes from the generator."""
+        ...
+
+    def step(self, action: Float32[np.ndarray, "N A"]) -> Step:
+        """One time step in every environment, for actions in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
+class Family(Protocol):
+    """A distribution of tasks over one robot."""
+
+    name: str
+    observation_size: int
+    action_size: int
+    horizon: int  # environment steps after which an episode is truncated
+
+    def splits(self) -> Mapping[str, Split]:
+        """The named splits; the first one is the default."""
+        ...
+
+    def dynamics(self, tasks_dynamics: Sequence[Mapping[str, float]]) -> Dynamics:
+        """One environment per entry, each with its own dynamics parameters.
+
+        Best a static method: whoever is given it then holds neither rewards nor splits.
+        """
+        ...
+
+    def reward(
+        self,
+        task_rewards: Sequence[Mapping[str, float]],
+        observation: Float32[np.ndarray, "N *rest O"],
+        action: Float32[np.ndarray, "N *rest A"],
+        next_observation: Float32[np.ndarray, "N *rest O"],
+    ) -> Float32[np.ndarray, "N *rest"]:
+        """The true rewards of N tasks' transitions; axes such as time may stand after the first."""
+        ...
+
+    def optimal_return(self, task: Task) -> float | None:
+        """The largest undiscounted return of one episode, or None where it is not known."""
+        ...
+
+
+def with_true_reward(family: Family, task: Task, trajectory: Trajectory) -> Episode:
+    """The trajectory with the rewards that the task gives for it."""
+    rewards = family.reward(
+        [task.reward],
+        trajectory.observation[None],
+        trajectory.action[None],
+        trajectory.next_observation[None],
+    )
+    return trajectory.labelled(np.asarray(rewards[0], np.float32))
+
+
+def find_split(family: Family, name: str) -> Split:
+    """The family's split of that name.
+
+    Raises:
+        ValueError: there is none; the message lists those that exist.
+    """
+    splits = family.splits()
+    if name not in splits:
+        raise ValueError(
+            f"split of family {family.name!r} must be one of {', '.join(splits)}, got {name!r}"
+        )
+    return splits[name]
+
+
+def missing_members(candidate: Any) -> list[str]:
+    """The members of `Family` that the candidate lacks, in the order of their declaration."""
+    members = [*Family.__annotations__, "splits", "dynamics", "reward", "optimal_return"]
+    return [member for member in members if not hasattr(candidate, member)]
