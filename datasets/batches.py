@@ -12,7 +12,6 @@ A scalar per transition has no trailing 1: a reward is [N, B], never [N, B, 1].
 """
 
 from dataclasses import dataclass, fields
-from typing import Self
 
 import numpy as np
 import torch
@@ -92,7 +91,8 @@ class MetaBatch:
 class RowLayout:
     """How one transition lies in a row of float32: the form of the cache and of blocks.
 
-    observation [O], action [A], reward, next_observation [O], terminated, truncated; flags are 0 or 1.
+    observation [O], action [A], reward, next_observation [O], terminated, truncated;
+    flags are 0 or 1.
     """
 
     observation_size: int
@@ -144,7 +144,7 @@ class RowLayout:
 
     def _split(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         sizes = [self.observation_size, self.action_size, 1, self.observation_size, 2]
-        observation, action, reward, following, flags = rows.split(sizes, dim=-1)
+        observation, action, reward, following, flags = torch.split(rows, sizes, dim=-1)
         return observation, action, reward[..., 0], following, flags
 
 
@@ -168,7 +168,7 @@ class MetaBlock:
         )
 
     @classmethod
-    def concatenate(cls, blocks: "list[MetaBlock]") -> Self:
+    def concatenate(cls, blocks: "list[MetaBlock]") -> "MetaBlock":
         """The blocks' updates, one block after the other."""
         return cls(
             **{f.name: np.concatenate([getattr(b, f.name) for b in blocks]) for f in fields(cls)}
