@@ -1,0 +1,285 @@
+"""From tasks' rows to meta-batches: tasks, and for each a context and, apart from it, transitions.
+
+A task's buffer is its offline rows, which never change, and its online rows, which only grow.
+Whatever is drawn depends on the seed and on the rows, never on global random state.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from causeway.datasets.batches import MetaBlock
+from causeway.datasets.rows import ROW_DTYPE, RowSource, draw_positions, gather, generator_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """How meta-batches are drawn, and how much memory the rows may take."""
+
+    tasks_per_batch: int = 4  # N
+    transitions_per_task: int = 128  # B
+    context_per_task: int = 64  # K
+    distinct_tasks: bool = False  # whether a meta-batch may hold a task only once
+    online_share: float | None = None  # of a draw's rows; None: uniform over the grown buffer
+    mode: Literal["auto", "mapped", "streamed"] = "auto"  # auto: mapped if the budget allows it
+    memory_budget_bytes: int = 2 << 30  # for all offline rows, mapped or streamed
+    pool_row_groups: int = 4  # per task, when streamed
+    row_group_rows: int = 4096  # at most, when streamed; fewer if the budget is small
+    reuse: float = 2.0  # draws of a row, on average, before its group is replaced
+
+    def __post_init__(self) -> None:
+        for name in (
+            "tasks_per_batch",
+            "transitions_per_task",
+            "context_per_task",
+            "memory_budget_bytes",
+            "pool_row_groups",
+            "row_group_rows",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"SamplerConfig.{name} must be at least 1, got {getattr(self, name)}"
+                )
+        if self.online_share is not None and not 0.0 <= self.online_share <= 1.0:
+            raise ValueError(
+                "SamplerConfig.online_share must lie in [0, 1] or be null (uniform over offline "
+                f"and online rows), got {self.online_share}"
+            )
+        if self.mode not in ("auto", "mapped", "streamed"):
+            raise ValueError(
+                f"SamplerConfig.mode must be auto, mapped or streamed, got {self.mode!r}"
+            )
+        if not self.reuse > 0.0:
+            raise ValueError(
+                f"SamplerConfig.reuse must be positive, got {self.reuse}: 1 draws each row about "
+                "once before its row group is replaced"
+            )
+
+
+class TaskBuffer:
+    """One task's rows: offline ones, which never change, and online ones, which only grow.
+
+    One thread may append while another draws.
+    """
+
+    def __init__(self, offline: RowSource) -> None:
+        self.offline = offline
+        self._online = np.empty((0, offline.width), ROW_DTYPE)
+        self._num_online = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Offline and online rows together."""
+        return self.offline.num_rows + self._num_online
+
+    @property
+    def num_online_rows(self) -> int:
+        """How many rows were appended."""
+        return self._num_online
+
+    @property
+    def width(self) -> int:
+        """W, the number of columns of a row."""
+        return self.offline.width
+
+    def num_distinct_rows(self, online_share: float | None) -> int:
+        """How many distinct rows one draw with this share of online rows can give."""
+        return self.offline.num_rows if online_share == 0.0 else self.num_rows
+
+    def append(self, rows: Float32[np.ndarray, "n W"]) -> None:
+        """Adds rows to the online part, as a copy; amortised constant time for each."""
+        if rows.ndim != 2 or rows.shape[1] != self.width:
+            raise ValueError(
+                f"rows to append must have shape [n, {self.width}], got {rows.shape}: "
+                "pack episodes with the RowLayout of the buffer's data set"
+            )
+        total = self._num_online + len(rows)
+        if total > len(self._online):
+            grown = np.empty((max(total, 2 * len(self._online)), self.width), ROW_DTYPE)
+            grown[: self._num_online] = self._online[: self._num_online]
+            self._online = grown
+        self._online[self._num_online : total] = rows
+        self._num_online = total  # last: a drawing thread never sees unwritten rows
+
+    def online_rows(self) -> Float32[np.ndarray, "n W"]:
+        """The online part in the order it was appended, read-only."""
+        num_online = self._num_online  # first: the array may be replaced by a longer one
+        rows = self._online[:num_online]
+        rows.flags.writeable = False
+        return rows
+
+    def draw(
+        self, generator: np.random.Generator, count: int, online_share: float | None = None
+    ) -> Float32[np.ndarray, "count W"]:
+        """Rows in random order, distinct ones if the buffer holds enough; see `draw_into`."""
+        rows = np.empty((count, self.width), ROW_DTYPE)
+        self.draw_into(generator, rows, online_share=online_share)
+        return rows
+
+    def draw_offline(
+        self, generator: np.random.Generator, count: int
+    ) -> Float32[np.ndarray, "count W"]:
+        """Rows of the offline part alone, distinct ones if it holds enough."""
+        return self.draw(generator, count, online_share=0.0)
+
+    def draw_into(
+        self,
+        generator: np.random.Generator,
+        *parts: Float32[np.ndarray, "part W"],
+        online_share: float | None,
+    ) -> None:
+        """Fills the parts with rows in random order, distinct across them if there are enough.
+
+        Args:
+            generator: the only source of chance.
+            parts: what to fill.
+            online_share: share of online rows, in [0, 1], as far as there are distinct ones; with
+                0, none are drawn. None: every row of the buffer is as likely as any other.
+        """
+        online = self.online_rows()
+        if len(online) == 0 or online_share == 0.0:
+            self.offline.draw_into(generator, *parts)
+            return
+        count = sum(len(part) for part in parts)
+        num_drawn_online = self._split(generator, len(online), count, online_share)
+        rows = np.empty((count, self.width), ROW_DTYPE)
+        if num_drawn_online > 0:
+            chosen = draw_positions(generator, len(online), num_drawn_online)
+            gather(online, chosen, [rows[:num_drawn_online]])
+        if num_drawn_online < count:
+            self.offline.draw_into(generator, rows[num_drawn_online:])
+        gather(rows, generator.permutation(count), parts)
+
+    def _split(
+        self,
+        generator: np.random.Generator,
+        num_online: int,
+        count: int,
+        online_share: float | None,
+    ) -> int:
+        """How many of `count` rows come from the online part."""
+        num_offline = self.offline.num_rows
+        enough = count <= num_offline + num_online
+        if online_share is None:
+            if enough:
+                return int(generator.hypergeometric(num_online, num_offline, count))
+            return int(generator.binomial(count, num_online / (num_offline + num_online)))
+        wanted = round(online_share * count)
+        if not enough:
+            return wanted
+        return min(max(wanted, count - num_offline), num_online)
+
+
+class MetaSampler:
+    """Draws meta-batches, task-balanced, from the tasks' buffers.
+
+    Tasks are drawn uniformly, with replacement unless the configuration says otherwise. A task's
+    context and transitions are drawn together as K + B distinct rows and then parted, so no
+    transition is in both; a buffer with fewer rows than that is drawn from twice, independently.
+
+    Args:
+        buffers: by task id; they may grow while the sampler is in use.
+        config: sizes and shares.
+        seed: with the buffers, determines everything that is drawn.
+    """
+
+    def __init__(self, buffers: Mapping[int, TaskBuffer], config: SamplerConfig, seed: int) -> None:
+        _check_buffers(buffers, config)
+        self._buffers = dict(sorted(buffers.items()))
+        self._tasks = np.array(list(self._buffers), np.int64)
+        self._width = next(iter(self._buffers.values())).width
+        self._config = config
+        self._generator = np.random.Generator(np.random.PCG64(seed))
+
+    @property
+    def online_share(self) -> float:
+        """The expected share of online rows in what is drawn next."""
+        shares = [_expected_online_share(buffer, self._config) for buffer in self._buffers.values()]
+        return float(np.mean(shares))
+
+    def sample_block(self, updates: int) -> MetaBlock:
+        """The meta-batches of the next `updates` updates."""
+        config = self._config
+        task = self._draw_tasks(updates)
+        shape = task.shape
+        context = np.empty((*shape, config.context_per_task, self._width), ROW_DTYPE)
+        transitions = np.empty((*shape, config.transitions_per_task, self._width), ROW_DTYPE)
+        for place in np.ndindex(shape):
+            self._fill(self._buffers[int(task[place])], context[place], transitions[place])
+        return MetaBlock(task=task, context=context, transitions=transitions)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The random state and the streams' positions, in JSON's types.
+
+        The rows are not in it: give the same buffers, online rows included, for the continuation
+        to equal the uninterrupted run.
+        """
+        return {
+            "generator": generator_state(self._generator),
+            "sources": {
+                str(task): buffer.offline.state_dict() for task, buffer in self._buffers.items()
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from what `state_dict` gave."""
+        saved, ours = sorted(state["sources"]), sorted(map(str, self._buffers))
+        if saved != ours:
+            raise ValueError(
+                f"the sampler's saved tasks must be the buffers' {ours}, got {saved}: "
+                "continue with the data that the state was saved with"
+            )
+        self._generator.bit_generator.state = state["generator"]
+        for task, buffer in self._buffers.items():
+            buffer.offline.load_state_dict(state["sources"][str(task)])
+
+    def _draw_tasks(self, updates: int) -> Int64[np.ndarray, "U N"]:
+        per_batch = self._config.tasks_per_batch
+        if not self._config.distinct_tasks:
+            return self._generator.choice(self._tasks, (updates, per_batch))
+        every = np.tile(self._tasks, (updates, 1))
+        return self._generator.permuted(every, axis=1)[:, :per_batch].copy()
+
+    def _fill(
+        self,
+        buffer: TaskBuffer,
+        context: Float32[np.ndarray, "K W"],
+        transitions: Float32[np.ndarray, "B W"],
+    ) -> None:
+        generator, share = self._generator, self._config.online_share
+        if buffer.num_distinct_rows(share) >= len(context) + len(transitions):
+            buffer.draw_into(generator, context, transitions, online_share=share)
+        else:
+            buffer.draw_into(generator, context, online_share=share)
+            buffer.draw_into(generator, transitions, online_share=share)
+
+
+def _check_buffers(buffers: Mapping[int, TaskBuffer], config: SamplerConfig) -> None:
+    if not buffers:
+        raise ValueError("MetaSampler.buffers must hold at least one task, got none")
+    empty = [task for task, buffer in buffers.items() if buffer.num_rows == 0]
+    if empty:
+        raise ValueError(
+            f"MetaSampler.buffers must hold rows for every task, those of {empty} are empty: "
+            "leave these tasks out"
+        )
+    widths = {buffer.width for buffer in buffers.values()}
+    if len(widths) > 1:
+        raise ValueError(
+            f"MetaSampler.buffers must share one row width, got {sorted(widths)}: "
+            "tasks of one sampler come from one family"
+        )
+    if config.distinct_tasks and config.tasks_per_batch > len(buffers):
+        raise ValueError(
+            f"SamplerConfig.tasks_per_batch must be at most the number of tasks ({len(buffers)}) "
+            f"with distinct_tasks, got {config.tasks_per_batch}: lower it or allow repeated tasks"
+        )
+
+
+def _expected_online_share(buffer: TaskBuffer, config: SamplerConfig) -> float:
+    if config.online_share is None:
+        return buffer.num_online_rows / buffer.num_rows
+    return config.online_share if buffer.num_online_rows > 0 else 0.0
