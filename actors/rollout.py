@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -112,6 +112,14 @@ def rollout(
 
     with torch.inference_mode():
         return run_episodes(dynamics, act, horizon=horizon, generator=generators.numpy)
+
+
+def check_latent_per(config: str, given: str) -> None:
+    """Refuses what is not a `LatentPer`, in the name of the config that holds it."""
+    if given not in get_args(LatentPer):
+        raise ValueError(
+            f"{config}.latent_per must be one of {', '.join(get_args(LatentPer))}, got {given!r}"
+        )
 
 
 def _checked(action: np.ndarray) -> Float32[np.ndarray, "N A"]:

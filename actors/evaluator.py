@@ -1,0 +1,281 @@
+"""Evaluation: what a policy earns in tasks it adapts to, episode by episode.
+
+Every task is repeated, and all repetitions of all tasks run side by side as one batch of
+environments. Within a run, episodes follow each other: the policy is deterministic, its belief
+stands still inside an episode, and between episodes it is inferred anew from the context that the
+protocol gives. Evaluation holds the true reward; collection does not.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64
+from torch import Tensor
+
+from causeway.actors.contexts import (
+    Moment,
+    Protocol,
+    Rows,
+    find_protocol,
+    stack_contexts,
+    subsample,
+)
+from causeway.actors.rollout import Generators, LatentPer, check_latent_per, rollout, run_episodes
+from causeway.actors.summary import Summary, summarise
+from causeway.actors.tasks.family import Family, Task, with_true_reward
+from causeway.datasets.batches import Episode, RowLayout
+from causeway.datasets.policy import AdaptivePolicy
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How adaptation is measured. Defaults are the SMAC authors'."""
+
+    repeats: int = 4  # runs per task
+    episodes: int = 3  # per run
+    prior_episodes: int = 2  # of these, on the prior; under `online_prior`
+    context_size: int | None = 64  # transitions; more are subsampled to it, None takes all
+    latent_per: LatentPer = "trajectory"
+
+    def __post_init__(self) -> None:
+        for name in ("repeats", "episodes", "context_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"EvaluationConfig.{name} must be at least 1, got {value}")
+        if not 1 <= self.prior_episodes < self.episodes:
+            raise ValueError(
+                "EvaluationConfig.prior_episodes must be at least 1 and below episodes "
+                f"({self.episodes}), got {self.prior_episodes}: a context needs an episode that "
+                "gathers it, and one that uses it"
+            )
+        check_latent_per("EvaluationConfig", self.latent_per)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What every run of every task earned. S tasks, R repeats, M episodes."""
+
+    protocol: str
+    tasks: tuple[Task, ...]
+    returns: Float64[np.ndarray, "S R M"]  # undiscounted
+    paths_first: tuple[Float32[np.ndarray, "_ O"], ...]  # observations of a task's first run
+    paths_last: tuple[Float32[np.ndarray, "_ O"], ...]
+    prior: Float32[np.ndarray, "N 2 Z"] | None  # mean and variance, where beliefs are Gaussian
+    belief: Float32[np.ndarray, "N 2 Z"] | None  # of the last episode; runs of a task adjoin
+
+    @property
+    def prior_return(self) -> Summary:
+        """The first episode's return, before any context."""
+        if self.protocol == "offline":
+            raise ValueError(
+                "under the protocol 'offline' no episode acts on the prior: "
+                "evaluate under 'online_prior' for the return before adaptation"
+            )
+        return self.episode_return(0)
+
+    @property
+    def adapted_return(self) -> Summary:
+        """The last episode's return, after adaptation: the headline."""
+        return self.episode_return(-1)
+
+    def episode_return(self, episode: int) -> Summary:
+        """The return of one of the episodes, mean over repeats."""
+        return summarise(self.returns[:, :, episode].mean(axis=1))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and numbers; paths only where an observation is a point in the plane."""
+        planar = all(path.shape[1] == 2 for path in self.paths_first)
+        return {
+            "protocol": self.protocol,
+            "task_ids": [task.id for task in self.tasks],
+            "task_parameters": [task.parameters for task in self.tasks],
+            "returns": self.returns.tolist(),
+            "paths_first": [path.tolist() for path in self.paths_first] if planar else [],
+            "paths_last": [path.tolist() for path in self.paths_last] if planar else [],
+        }
+
+
+def evaluate(
+    policy: AdaptivePolicy,
+    family: Family,
+    tasks: Sequence[Task],
+    *,
+    protocol: str,
+    config: EvaluationConfig,
+    seed: int,
+    offline_contexts: Mapping[int, Rows] | None,
+) -> Evaluation:
+    """The returns of the policy's adaptation to each of the tasks.
+
+    Args:
+        policy: what adapts and acts.
+        family: where the tasks come from, with their true rewards.
+        tasks: at least one; held-out ones, as a rule.
+        protocol: how adaptation data is gathered, a name of `contexts.protocols`.
+        config: how long, how often, how large a context.
+        seed: results depend on it and on nothing else that is random; evaluations under one seed
+            share their starts and prior draws, so that two policies compare with less noise.
+        offline_contexts: labelled transitions by task id; what `offline` needs.
+
+    Returns:
+        Returns per task, repeat and episode, paths and beliefs.
+    """
+    if not tasks:
+        raise ValueError("evaluate needs at least one task, got none")
+    context_of = find_protocol(protocol)
+    runs = _Runs(policy, family, tasks, config, offline_contexts or {}, seed)
+    history: list[list[Episode]] = []
+    for _ in range(config.episodes):
+        belief = runs.belief(context_of)
+        history.append(runs.next_episode(belief))
+    returns = np.array([[one.undiscounted_return for one in episodes] for episodes in history])
+    return Evaluation(
+        protocol=protocol,
+        tasks=tuple(tasks),
+        returns=returns.T.reshape(len(tasks), config.repeats, config.episodes),
+        paths_first=tuple(_path(one) for one in history[0][:: config.repeats]),
+        paths_last=tuple(_path(one) for one in history[-1][:: config.repeats]),
+        prior=_gaussian(runs.prior),
+        belief=_gaussian(belief),
+    )
+
+
+def context_shift(offline: Evaluation, online: Evaluation) -> dict[str, float] | None:
+    """How far beliefs lie from each other, in nats, mean over runs; None for other than Gaussians.
+
+    Args:
+        offline: an evaluation under the protocol `offline`.
+        online: one of the same tasks and repeats under `online_prior`.
+    """
+    if offline.tasks != online.tasks or offline.returns.shape[1] != online.returns.shape[1]:
+        raise ValueError(
+            "context_shift compares run by run: both evaluations must have the same tasks "
+            f"and repeats, got {offline.returns.shape[:2]} and {online.returns.shape[:2]}"
+        )
+    if offline.prior is None or offline.belief is None or online.belief is None:
+        return None
+    return {
+        "offline_vs_prior": float(gaussian_kl(offline.belief, offline.prior).mean()),
+        "online_vs_prior": float(gaussian_kl(online.belief, offline.prior).mean()),
+        "offline_vs_online": float(gaussian_kl(offline.belief, online.belief).mean()),
+    }
+
+
+def gaussian_kl(
+    left: Float32[np.ndarray, "N 2 Z"], right: Float32[np.ndarray, "N 2 Z"]
+) -> Float64[np.ndarray, "N"]:
+    """KL(left || right) between diagonal Gaussians, in nats, summed over dimensions.
+
+    sum_z 1/2 (log(v_r / v_l) + (v_l + (m_l - m_r)^2) / v_r - 1)
+    """
+    (mean, variance), (other_mean, other_variance) = (
+        np.asarray(belief, np.float64).transpose(1, 0, 2) for belief in (left, right)
+    )
+    ratio = (variance + (mean - other_mean) ** 2) / other_variance
+    kl = 0.5 * (np.log(other_variance / variance) + ratio - 1.0).sum(axis=1)
+    return np.asarray(kl)
+
+
+def random_return(family: Family, tasks: Sequence[Task], *, repeats: int, seed: int) -> Summary:
+    """What uniformly random actions earn: the floor of every scale."""
+    generator = Generators.from_key(seed).numpy
+    runs = [task for task in tasks for _ in range(repeats)]
+    trajectories = run_episodes(
+        family.dynamics([task.dynamics for task in runs]),
+        lambda observation: generator.uniform(-1.0, 1.0, (len(runs), family.action_size)),
+        horizon=family.horizon,
+        generator=generator,
+    )
+    returns = [
+        with_true_reward(family, *pair).undiscounted_return
+        for pair in zip(runs, trajectories, strict=True)
+    ]
+    return summarise(np.reshape(returns, (len(tasks), repeats)).mean(axis=1))
+
+
+def optimal_return(family: Family, tasks: Sequence[Task]) -> Summary | None:
+    """What knowing the task would earn at best, where the family knows it for every task."""
+    returns = [family.optimal_return(task) for task in tasks]
+    known = [value for value in returns if value is not None]
+    return summarise(np.array(known)) if len(known) == len(tasks) else None
+
+
+class _Runs:
+    """All repetitions of all tasks side by side, N of them, and what each has gathered."""
+
+    def __init__(
+        self,
+        policy: AdaptivePolicy,
+        family: Family,
+        tasks: Sequence[Task],
+        config: EvaluationConfig,
+        offline_contexts: Mapping[int, Rows],
+        seed: int,
+    ) -> None:
+        self._policy, self._family, self._config = policy, family, config
+        self._tasks = [task for task in tasks for _ in range(config.repeats)]
+        self._offline = [offline_contexts.get(task.id) for task in self._tasks]
+        self._layout = RowLayout(family.observation_size, family.action_size)
+        self._gathered = [np.zeros((0, self._layout.width), np.float32) for _ in self._tasks]
+        self._dynamics = family.dynamics([task.dynamics for task in self._tasks])
+        self._generators = Generators.from_key(seed)
+        self._episode = 0
+        self.prior = policy.prior(len(self._tasks))
+
+    def belief(self, context_of: Protocol) -> Tensor:
+        """What the next episode acts on: the prior, or what each run's context tells."""
+        contexts = [
+            context_of(
+                Moment(
+                    episode=self._episode,
+                    prior_episodes=self._config.prior_episodes,
+                    offline=offline,
+                    gathered=gathered,
+                )
+            )
+            for offline, gathered in zip(self._offline, self._gathered, strict=True)
+        ]
+        known = [rows for rows in contexts if rows is not None]
+        if not known:
+            return self.prior
+        assert len(known) == len(contexts), "a protocol decides by the episode, alike for all runs"
+        size, generator = self._config.context_size, self._generators.numpy
+        chosen = [subsample(rows, size, generator) for rows in known]
+        return self._policy.adapt(stack_contexts(chosen, self._layout))
+
+    def next_episode(self, belief: Tensor) -> list[Episode]:
+        """Every run's next episode, with true rewards; it joins what the run has gathered."""
+        trajectories = rollout(
+            self._policy,
+            self._dynamics,
+            belief,
+            horizon=self._family.horizon,
+            latent_per=self._config.latent_per,
+            actions="deterministic",
+            generators=self._generators,
+        )
+        episodes = [
+            with_true_reward(self._family, task, trajectory)
+            for task, trajectory in zip(self._tasks, trajectories, strict=True)
+        ]
+        self._gathered = [
+            np.concatenate([rows, self._layout.pack(episode)])
+            for rows, episode in zip(self._gathered, episodes, strict=True)
+        ]
+        self._episode += 1
+        return episodes
+
+
+def _gaussian(belief: Tensor) -> Float32[np.ndarray, "N 2 Z"] | None:
+    """The belief as an array where it is mean and variance of a Gaussian."""
+    if belief.ndim != 3 or belief.shape[1] != 2:
+        return None
+    values: np.ndarray = belief.detach().cpu().numpy()
+    return values if (values[:, 1] > 0.0).all() else None
+
+
+def _path(episode: Episode) -> Float32[np.ndarray, "_ O"]:
+    """Every observation of an episode, the last one included."""
+    return np.concatenate([episode.observation, episode.next_observation[-1:]])
