@@ -1,0 +1,240 @@
+"""Collectors: unlabelled rollouts for self-supervision, in tasks whose reward they cannot read.
+
+A collector holds a policy, a way to make dynamics, and labelled transitions from a task's logs. It
+holds no reward function, no goal and no family: where it needs a reward, to infer what it acts on,
+it asks the policy's own decoder for one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from causeway.actors.contexts import Rows, stack_contexts, subsample
+from causeway.actors.rollout import Generators, LatentPer, check_latent_per, rollout
+from causeway.actors.tasks.family import Dynamics
+from causeway.datasets.batches import RowLayout, Trajectory
+from causeway.datasets.policy import AdaptivePolicy
+
+Version = tuple[int, int]  # generation, updates
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectorConfig:
+    """How much a collector gathers in one task, and on which latents."""
+
+    num_envs: int = 10  # environments of one task stepped together, at most
+    prior_env_steps: int = 400  # at least so many with z ~ prior
+    posterior_env_steps: int = 600  # then at least so many with z ~ posterior
+    context_size: int | None = 64  # transitions; more are subsampled to it, None takes all
+    latent_per: LatentPer = "trajectory"  # the SMAC authors' code: "step"
+
+    def __post_init__(self) -> None:
+        for name in ("num_envs", "context_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"CollectorConfig.{name} must be at least 1, got {value}")
+        steps = (self.prior_env_steps, self.posterior_env_steps)
+        if min(steps) < 0 or max(steps) == 0:
+            raise ValueError(
+                "CollectorConfig.prior_env_steps and posterior_env_steps must not be negative "
+                f"and not both be 0, got {steps[0]} and {steps[1]}"
+            )
+        check_latent_per("CollectorConfig", self.latent_per)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """One collection in one task. It carries nothing of what the task rewards but old labels."""
+
+    task_id: int
+    dynamics: Mapping[str, float]  # the task's dynamics parameters
+    labelling_context: Rows  # labelled transitions from the task's offline data
+    sequence: int  # unlike any other assignment's of the run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """What one assignment gathered, and with which weights."""
+
+    task_id: int
+    trajectories: list[Trajectory]
+    version: Version
+    collector: int
+    sequence: int
+
+    @property
+    def env_steps(self) -> int:
+        """How many environment steps the trajectories took."""
+        return sum(len(trajectory) for trajectory in self.trajectories)
+
+
+class Collector:
+    """Acts in assigned tasks with the latest weights it was given.
+
+    A rollout depends on the seed, the assignment and the weights: not on which collector ran it,
+    what that one ran before, or what stood beside it in the list.
+    """
+
+    def __init__(
+        self,
+        policy: AdaptivePolicy,
+        family_dynamics: Callable[[Sequence[Mapping[str, float]]], Dynamics],
+        layout: RowLayout,
+        *,
+        horizon: int,
+        config: CollectorConfig,
+        seed: int,
+        index: int,
+    ) -> None:
+        self._policy = policy
+        self._family_dynamics = family_dynamics
+        self._layout = layout
+        self._horizon = horizon
+        self._config = config
+        self._seed = seed
+        self._index = index
+        self._version: Version | None = None
+
+    def __repr__(self) -> str:
+        return f"Collector[{self._index}]"
+
+    @property
+    def version(self) -> Version | None:
+        """Generation and updates of the weights that it acts with; None before the first."""
+        return self._version
+
+    def set_weights(self, state: Mapping[str, np.ndarray | Tensor], version: Version) -> None:
+        """Takes weights, of which it keeps a copy; older ones than it has are refused."""
+        if self._version is not None and version < self._version:
+            raise ValueError(
+                f"weights of version {version} arrived after version {self._version}: "
+                "the weight store must hand out versions in order"
+            )
+        self._policy.load_state_dict({name: _own(value) for name, value in state.items()})
+        self._version = version
+
+    def collect(self, assignments: Sequence[Assignment]) -> list[Rollout]:
+        """One rollout for each assignment."""
+        if self._version is None:
+            raise ValueError(
+                f"{self!r} must have weights before it collects: "
+                "call set_weights, or what it gathers comes from a policy that no one trained"
+            )
+        return [self._collect(assignment, self._version) for assignment in assignments]
+
+    def _collect(self, assignment: Assignment, version: Version) -> Rollout:
+        generators = Generators.from_key(self._seed, assignment.sequence)
+        dynamics = self._family_dynamics([assignment.dynamics] * self._lanes())
+        gathered = _Gathered(self._policy, self._layout, self._config, assignment, generators)
+        while gathered.env_steps < self._config.prior_env_steps:
+            prior = self._policy.prior(dynamics.num_envs)
+            gathered.add(self._roll(dynamics, prior, generators))
+        prior_env_steps, is_first = gathered.env_steps, True
+        while gathered.env_steps - prior_env_steps < self._config.posterior_env_steps:
+            # The very first trajectory of this part explores on the prior, as the authors' does.
+            num_prior = 1 if is_first else 0
+            belief = gathered.belief(dynamics.num_envs, num_prior)
+            gathered.add(self._roll(dynamics, belief, generators))
+            is_first = False
+        return Rollout(
+            task_id=assignment.task_id,
+            trajectories=gathered.trajectories,
+            version=version,
+            collector=self._index,
+            sequence=assignment.sequence,
+        )
+
+    def _lanes(self) -> int:
+        """As many environments as can be used at once, without gathering far beyond the goal."""
+        longest = max(self._config.prior_env_steps, self._config.posterior_env_steps)
+        return min(self._config.num_envs, ceil(longest / self._horizon))
+
+    def _roll(self, dynamics: Dynamics, belief: Tensor, generators: Generators) -> list[Trajectory]:
+        return rollout(
+            self._policy,
+            dynamics,
+            belief,
+            horizon=self._horizon,
+            latent_per=self._config.latent_per,
+            actions="stochastic",
+            generators=generators,
+        )
+
+
+@dataclass
+class _Gathered:
+    """What one collection has seen, labelled by the policy's decoder as far as it was needed."""
+
+    policy: AdaptivePolicy
+    layout: RowLayout
+    config: CollectorConfig
+    assignment: Assignment
+    generators: Generators
+    trajectories: list[Trajectory] = field(default_factory=list)
+    rows: list[Rows] = field(default_factory=list)  # of the first trajectories, with labels
+    env_steps: int = 0
+
+    def add(self, trajectories: list[Trajectory]) -> None:
+        """Takes in another round of trajectories."""
+        self.trajectories += trajectories
+        self.env_steps += sum(len(trajectory) for trajectory in trajectories)
+
+    def belief(self, num_envs: int, num_prior: int) -> Tensor:
+        """The prior for the first `num_prior` environments, the posterior for the others.
+
+        Each environment infers its posterior from a draw of its own out of everything gathered; as
+        long as nothing is, all of them act on the prior.
+        """
+        if not self.trajectories or num_prior >= num_envs:
+            return self.policy.prior(num_envs)
+        rows = self._labelled_rows()
+        contexts = [
+            subsample(rows, self.config.context_size, self.generators.numpy)
+            for _ in range(num_envs - num_prior)
+        ]
+        posterior = self.policy.adapt(stack_contexts(contexts, self.layout))
+        return torch.cat([self.policy.prior(num_prior), posterior]) if num_prior else posterior
+
+    def _labelled_rows(self) -> Rows:
+        """Everything gathered; what has no label yet is labelled first."""
+        if unlabelled := self.trajectories[len(self.rows) :]:
+            rewards = self._label(unlabelled)
+            self.rows += [
+                self.layout.pack(trajectory.labelled(reward))
+                for trajectory, reward in zip(unlabelled, rewards, strict=True)
+            ]
+        return np.concatenate(self.rows)
+
+    def _label(self, trajectories: list[Trajectory]) -> list[np.ndarray]:
+        """Each trajectory's rewards, as the decoder tells them from a context of logged data."""
+        contexts = [
+            subsample(
+                self.assignment.labelling_context, self.config.context_size, self.generators.numpy
+            )
+            for _ in trajectories
+        ]
+        rewards = self.policy.label(
+            stack_contexts(contexts, self.layout),
+            _padded([trajectory.observation for trajectory in trajectories]),
+            _padded([trajectory.action for trajectory in trajectories]),
+            _padded([trajectory.next_observation for trajectory in trajectories]),
+            self.generators.torch,
+        ).numpy()
+        return [
+            rewards[n, : len(trajectory)].astype(np.float32)
+            for n, trajectory in enumerate(trajectories)
+        ]
+
+
+def _padded(arrays: list[np.ndarray]) -> Tensor:
+    """Arrays of [T, ...] as one tensor [N, longest T, ...], with zeros behind the short ones."""
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(a) for a in arrays], batch_first=True)
+
+
+def _own(value: np.ndarray | Tensor) -> Tensor:
+    """A copy that the policy may keep: arrays from a shared store are read-only and go away."""
+    return value.detach().clone() if isinstance(value, Tensor) else torch.tensor(value)
