@@ -16,7 +16,7 @@ from jaxtyping import Float32
 
 from causeway.datasets.batches import ContextBatch, RowLayout
 
-Rows = Float32[np.ndarray, "K W"]
+Rows = Float32[np.ndarray, "_ W"]  # how many there are may differ between two of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from causeway.actors.contexts import (
@@ -164,7 +164,7 @@ def context_shift(offline: Evaluation, online: Evaluation) -> dict[str, float] |
 
 
 def gaussian_kl(
-    left: Float32[np.ndarray, "N 2 Z"], right: Float32[np.ndarray, "N 2 Z"]
+    left: Float[np.ndarray, "N 2 Z"], right: Float[np.ndarray, "N 2 Z"]
 ) -> Float64[np.ndarray, "N"]:
     """KL(left || right) between diagonal Gaussians, in nats, summed over dimensions.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ class Generators:
     torch: torch.Generator
 
     @classmethod
-    def from_key(cls, *key: int) -> Self:
+    def from_key(cls, *key: int) -> "Generators":
         """The generators of a key of non-negative integers, the same in every process."""
         for_numpy, for_torch = np.random.SeedSequence(key).spawn(2)
         seed = int(for_torch.generate_state(1, np.uint64)[0] >> np.uint64(1))

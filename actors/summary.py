@@ -28,7 +28,7 @@ class Summary:
         return {"mean": self.mean, "ci95": self.ci95, "per_task": list(self.per_task)}
 
 
-def summarise(per_task: Iterable[float]) -> Summary:
+def summarise(per_task: Iterable[float] | np.ndarray) -> Summary:
     """The values' mean and its interval, by Student's t with the tasks as independent draws."""
     values = np.array([float(value) for value in per_task])
     if len(values) == 0:

@@ -234,7 +234,6 @@ def test_the_optimum_is_unknown_where_one_task_does_not_know_it():
         ({"episodes": 2}, r"below episodes \(2\), got 2"),
         ({"prior_episodes": 0}, "prior_episodes must be at least 1"),
         ({"context_size": 0}, "context_size must be at least 1, got 0"),
-        ({"latent_per": "epoch"}, "latent_per must be one of trajectory, step, got 'epoch'"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

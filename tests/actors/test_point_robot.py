@@ -72,7 +72,8 @@ def test_the_sparse_reward_is_zero_outside_its_disc():
 @pytest.mark.parametrize("family", [PointRobot(), SparsePointRobot()])
 def test_rewards_of_whole_trajectories_are_those_of_their_steps(family):
     tasks = family.splits()["standard"].train[:3]
-    observation, action, following = np.random.default_rng(0).normal(size=(3, 3, 7, 2), scale=0.5)
+    drawn = np.random.default_rng(0).normal(size=(3, 3, 7, 2), scale=0.5)
+    observation, action, following = drawn.astype(np.float32)
     rewards = [task.reward for task in tasks]
     whole = family.reward(rewards, observation, action, following)
     by_step = [
@@ -89,9 +90,9 @@ def test_the_optimal_return_is_reached_and_not_beaten(family):
 
         def return_of(actions, task=task):
             observations = walk(family, actions)[None]
-            return family.reward(
-                [task.reward], observations[:, :-1], None, observations[:, 1:]
-            ).sum(dtype=np.float64)
+            before, after = observations[:, :-1], observations[:, 1:]
+            taken = np.array([actions], np.float32)
+            return family.reward([task.reward], before, taken, after).sum(dtype=np.float64)
 
         remaining = goal.copy()
         greedy = []

@@ -1,0 +1,10 @@
+"""Shapes are checked at run time in this layer too.
+
+Not in `behaviour`, whose config is tested with values that its annotations rule out.
+"""
+
+from jaxtyping import install_import_hook
+
+CHECKED = ("collector", "contexts", "evaluator", "rollout", "summary", "tasks")
+
+install_import_hook([f"causeway.actors.{name}" for name in CHECKED], "beartype.beartype")
