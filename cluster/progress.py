@@ -132,7 +132,8 @@ class ProgressView:
     def _print_line(self) -> None:
         self._last_line_s = self._clock()
         parts = [] if self._phase is None else [self._phase.line(self._clock())]
-        parts += [f"{label} {value}" for label, value in self._facts()]
+        parts += [f"{label} {value}" for label, value in self._numbers()]
+        parts += [f"returns {self._returns()}"] if self._returns() else []
         self._console.print(Text(" | ".join(parts)), soft_wrap=True)
 
     def _end_phase(self, *, finished: bool) -> None:
@@ -154,14 +155,19 @@ class ProgressView:
             lines.add_row(*one.cells(self._clock()))
         facts = Table.grid(padding=(0, 2))
         pairs = [
-            (Text(label, style="dim"), Text(value, style="bold")) for label, value in self._facts()
+            (Text(label, style="dim"), Text(value, style="bold"))
+            for label, value in self._numbers()
         ]
         for start in range(0, len(pairs), 3):
             facts.add_row(*(cell for pair in pairs[start : start + 3] for cell in pair))
-        note = Text(str(self._fields.get("note", "")), style="dim")
-        return Group(Text(self._title, style="bold"), lines, facts, note)
+        returns, note = self._returns(), self._fields.get("note")
+        parts: list[RenderableType] = [Text(self._title, style="bold"), lines]
+        parts += [facts] if pairs else []
+        parts += [Text.assemble(("returns      ", "dim"), (returns, "bold"))] if returns else []
+        parts += [Text(str(note), style="dim")] if note else []
+        return Group(*parts)
 
-    def _facts(self) -> list[tuple[str, str]]:
+    def _numbers(self) -> list[tuple[str, str]]:
         """The numbers that have been told, in the words of the view."""
         told = self._fields
         facts = []
