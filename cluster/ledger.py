@@ -15,7 +15,8 @@ from typing import Any, Self
 
 import redis
 
-from causeway.cluster.redis_link import LinkConfig, RedisAwayError, RedisLink, key
+from causeway.cluster.naming import redis_key
+from causeway.cluster.redis_link import LinkConfig, RedisAwayError, RedisLink
 from causeway.cluster.spool import Spool
 
 # KEYS: epoch, contents, log, counters. ARGV: epoch, shard, sha256, rows, episodes, bytes, record.
@@ -144,10 +145,10 @@ class Ledger:
     ) -> None:
         self._link = RedisLink(client, config.link)
         self._spool = Spool(spool_path, config.spool_records)
-        self._epoch_key = key(run, "epoch")
-        self._contents_key = key(run, "shards")
-        self._log_key = key(run, "ledger")
-        self._counters_key = key(run, "counters")
+        self._epoch_key = redis_key(run, "epoch")
+        self._contents_key = redis_key(run, "shards")
+        self._log_key = redis_key(run, "ledger")
+        self._counters_key = redis_key(run, "counters")
         self._script = client.register_script(COMMIT_SCRIPT)
         self.num_unreadable = 0  # spooled lines that were damaged on the disk and given up
 

@@ -132,20 +132,6 @@ class RedisLink:
         return RedisAwayError(f"Redis does not answer ({self._reason})")
 
 
-def key(run: str, name: str) -> str:
-    """The run's key of that name. Braces keep all keys of a run on one node of a Redis cluster.
-
-    Raises:
-        ValueError: the run's name would not give one unambiguous key.
-    """
-    if not run or not all(c.isalnum() or c in "-_." for c in run):
-        raise ValueError(
-            "a run's name must consist of letters, digits, '-', '_' and '.' only, got "
-            f"{run!r}: it becomes part of keys and actor names"
-        )
-    return f"causeway:{{{run}}}:{name}"
-
-
 def _without_password(url: str) -> str:
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -2,6 +2,7 @@
 
 import pytest
 
+from causeway.cluster.ray_local import RayConfig, ray_session
 from causeway.cluster.redis_link import LinkConfig, connect
 from causeway.cluster.redis_server import EmbeddedRedis
 
@@ -19,3 +20,10 @@ def client(server):
     client = connect(server.start(), LinkConfig())
     yield client
     client.close()
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    """A Ray of the test file's own, with more CPUs than there are: its actors mostly wait."""
+    with ray_session(RayConfig(num_cpus=8, object_store_bytes=200_000_000)):
+        yield

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from causeway.cluster import redis_server
-from causeway.cluster.redis_link import LinkConfig, RedisAwayError, RedisLink, connect, key
+from causeway.cluster.redis_link import LinkConfig, RedisAwayError, RedisLink, connect
 from causeway.cluster.redis_server import (
     EmbeddedRedis,
     RedisConfig,
@@ -210,9 +210,3 @@ def test_a_full_server_counts_as_away(client):
     link = RedisLink(client, LinkConfig())
     with pytest.raises(RedisAwayError, match="OutOfMemory"):
         link.call(lambda c: c.set("a", "b"))
-
-
-@pytest.mark.parametrize("run", ["", "a b", "a:b", "a{b}"])
-def test_a_run_name_that_would_break_keys_is_refused(run):
-    with pytest.raises(ValueError, match="a run's name must consist of"):
-        key(run, "x")
