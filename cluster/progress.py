@@ -177,10 +177,13 @@ class ProgressView:
         if "collectors" in told:
             wanted = told.get("collectors_desired", told["collectors"])
             facts.append(("collectors", f"{told['collectors']} of {wanted}"))
-        returns = [f"{name} {told[key]:.2f}" for name, key in _RETURNS if told.get(key) is not None]
-        if returns:
-            facts.append(("returns", ", ".join(returns)))
         return facts
+
+    def _returns(self) -> str:
+        """The returns that have been told, by what the policy adapts on."""
+        told = self._fields
+        known = [(name, told[key]) for name, key in _RETURNS if told.get(key) is not None]
+        return ", ".join(f"{name} {value:.2f}" for name, value in known)
 
 
 _FACTS = (
