@@ -65,7 +65,7 @@ class SeekingPolicy:
         return {"gain": self.gain.clone()}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        self.gain = state_dict["gain"].clone()
+        self.gain = state_dict["gain"]
 
     def _belief(self, context: ContextBatch) -> Tensor:
         reward = context.reward.masked_fill(~context.mask, -torch.inf)

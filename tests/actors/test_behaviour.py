@@ -100,6 +100,12 @@ def test_a_task_is_collected_alike_whatever_tasks_stand_beside_it():
     assert not np.array_equal(alone[0][1][0].action, others[0][1][0].action)
 
 
+def test_two_tasks_do_not_share_their_noise():
+    twins = [Task(id=i, reward={"goal_x": 0.0, "goal_y": 1.0}) for i in range(2)]
+    (_, first), (_, second) = collect(ScriptedBehaviour(), tasks=twins)
+    assert not np.array_equal(first[0].action, second[0].action)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
