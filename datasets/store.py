@@ -1,0 +1,150 @@
+"""Opening a data set: what its manifest says, its episodes, and what is wrong with its files."""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from causeway.datasets.batches import Episode, RowLayout
+from causeway.datasets.faults import DatasetError, Fault
+from causeway.datasets.locations import Location
+from causeway.datasets.parts import Expected, episodes_of
+from causeway.datasets.schema import MANIFEST_NAME, Manifest, PartEntry, SplitPart, TaskEntry
+from causeway.datasets.shards import load
+
+QUARANTINE_NAME = "quarantine.json"
+
+
+class DatasetStore:
+    """An open data set. Use `DatasetStore.open`.
+
+    A damaged or alien part is quarantined: it is recorded in `faults` (and, where the folder can
+    be written to, in quarantine.json), left where it is, and skipped from then on.
+    """
+
+    def __init__(self, folder: Location, manifest: Manifest, *, strict: bool) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._strict = strict
+        self._faults: dict[str, Fault] = {}  # by the path of the part
+
+    @classmethod
+    def open(cls, path: str | Path | Location, strict: bool = False) -> "DatasetStore":
+        """Opens a data set and looks for missing and cut-off files.
+
+        Args:
+            path: its folder, local or as a URI.
+            strict: read every file now, and refuse the data set for the first fault.
+
+        Raises:
+            DatasetError: if there is no data set, if its manifest cannot be used, or, when strict,
+                if a file cannot.
+        """
+        folder = Location.parse(path)
+        store = cls(folder, _read_manifest(folder), strict=strict)
+        store._quarantine_missing()
+        if strict:
+            store.verify()
+        return store
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """What was found wrong so far, one fault for each quarantined part."""
+        return tuple(self._faults.values())
+
+    @property
+    def fault_share(self) -> float:
+        """The share of the parts that are quarantined."""
+        return len(self._faults) / max(1, sum(len(task.parts) for task in self.manifest.tasks))
+
+    @property
+    def layout(self) -> RowLayout:
+        """How its transitions lie in rows."""
+        return self.manifest.layout
+
+    def task_ids(self, part: SplitPart | None = "train") -> tuple[int, ...]:
+        """The ids of the tasks in that part of the split, in order; None: of all."""
+        chosen = (task.id for task in self.manifest.tasks if part in (None, task.split_part))
+        return tuple(sorted(chosen))
+
+    def parts(self, task_id: int) -> tuple[PartEntry, ...]:
+        """A task's files that are not quarantined."""
+        listed = self.manifest.task(task_id).parts
+        return tuple(part for part in listed if part.path not in self._faults)
+
+    def episodes(self, task_id: int) -> list[Episode]:
+        """A task's episodes, in the order they were written; those of faulty parts left out."""
+        return [episode for part in self.iterate_parts(task_id) for episode in part]
+
+    def iterate_parts(self, task_id: int) -> Iterator[list[Episode]]:
+        """A task's episodes one part at a time, to bound memory; faulty parts are skipped."""
+        task = self.manifest.task(task_id)
+        for part in self.parts(task_id):
+            try:
+                episodes = self._read(task, part)
+            except DatasetError as error:
+                self._quarantine(part, error)
+            else:
+                yield episodes
+
+    def verify(self) -> list[Fault]:
+        """Reads every file that is not quarantined yet; gives all faults, old and new."""
+        for task_id in self.task_ids(None):
+            for _ in self.iterate_parts(task_id):
+                pass
+        return list(self.faults)
+
+    def _read(self, task: TaskEntry, part: PartEntry) -> list[Episode]:
+        file = self.folder.child(part.path)
+        expected = Expected(
+            file=str(file),
+            layout=self.layout,
+            labelled=True,
+            sha256=part.sha256,
+            horizon=self.manifest.horizon,
+            task=task.id,
+        )
+        episodes = episodes_of(load(file, expected))
+        rows = sum(len(episode) for episode in episodes)
+        if (rows, len(episodes)) != (part.rows, part.episodes):
+            what = (
+                f"must hold {part.rows} rows in {part.episodes} episodes, as {MANIFEST_NAME} says, "
+                f"got {rows} in {len(episodes)}"
+            )
+            raise DatasetError.of(Fault(file=str(file), what=what))
+        return episodes
+
+    def _quarantine_missing(self) -> None:
+        listed = [part for task in self.manifest.tasks for part in task.parts]
+        sizes = self.folder.file_sizes([part.path for part in listed])
+        for part, size in zip(listed, sizes, strict=True):
+            if size == part.bytes:
+                continue
+            what = (
+                f"must be there: {MANIFEST_NAME} lists it"
+                if size is None
+                else f"must have {part.bytes} bytes, got {size}: it was cut off or changed"
+            )
+            fault = Fault(file=str(self.folder.child(part.path)), what=what)
+            self._quarantine(part, DatasetError.of(fault))
+
+    def _quarantine(self, part: PartEntry, error: DatasetError) -> None:
+        if self._strict or error.fault is None:
+            raise error
+        self._faults[part.path] = error.fault
+        record = {"faults": [asdict(fault) for fault in self.faults]}
+        with suppress(OSError):  # a read-only data set: `faults` has the record
+            self.folder.child(QUARANTINE_NAME).write(json.dumps(record, indent=1).encode())
+
+
+def _read_manifest(folder: Location) -> Manifest:
+    file = folder.child(MANIFEST_NAME)
+    if not folder.exists():
+        raise DatasetError(f"{folder} must be a data set, but there is no such folder")
+    if not file.exists():
+        raise DatasetError(
+            f"{folder} must be a data set, but it has no {MANIFEST_NAME}: either it is another "
+            "folder or writing it was interrupted; collect it again"
+        )
+    return Manifest.from_json(file.read().to_pybytes(), file=str(file))
