@@ -30,9 +30,7 @@ class AdaptivePolicy(Protocol):
         """One latent per task, drawn from its belief, [N, ...]."""
         ...
 
-    def act(
-        self, observation: Tensor, latent: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def act(self, observation: Tensor, latent: Tensor, generator: torch.Generator | None) -> Tensor:
         """Actions [N, A] in [-1, 1] for observations [N, O]; without a generator, deterministic."""
         ...
 
