@@ -39,6 +39,7 @@ DTYPES = {
 WeightKey = tuple[int, int]  # (generation, version), ordered as tuples are
 StoreHandle = ActorHandle[Any]  # of a WeightStore
 BEFORE_ANY: WeightKey = (-1, -1)
+MAX_UNANSWERED = 8  # calls to a store that does not answer; the next `refresh` catches up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +174,7 @@ class WeightPublisher:
     """
 
     def __init__(self, store: StoreHandle) -> None:
-        self._store = store
+        self._store: Any = store  # a handle's methods have no types
         self._last: Publication | None = None
         self._answers: list[Any] = []
 
@@ -193,7 +194,7 @@ class WeightPublisher:
             ValueError: the store has refused an earlier publication of this learner.
         """
         self._check_answers()
-        if self._last is not None:
+        if self._last is not None and len(self._answers) < MAX_UNANSWERED:
             self._answers.append(self._store.publish.remote(*self._last))
 
     def _check_answers(self) -> None:
@@ -215,7 +216,7 @@ class WeightReader:
     """An actor's side: pulls weights that are newer than those it has, if there are any."""
 
     def __init__(self, store: StoreHandle, timeout_s: float) -> None:
-        self._store = store
+        self._store: Any = store  # a handle's methods have no types
         self._timeout_s = timeout_s
         self.key: WeightKey = BEFORE_ANY
         self.num_failures = 0  # pulls in which the store or the weights could not be reached
@@ -227,18 +228,16 @@ class WeightReader:
         learner publishes again; `num_failures` tells that from having the newest.
         """
         try:
-            found = self._get(self._store.latest_after.remote(*self.key))
+            newer = self._store.latest_after.remote(*self.key)
+            found = ray.get(newer, timeout=self._timeout_s)
             if found is None:
                 return None
-            weights = self._get(found.reference[0])
+            weights = ray.get(found.reference[0], timeout=self._timeout_s)
         except (GetTimeoutError, RayActorError, ObjectLostError):
             self.num_failures += 1
             return None
         self.key = found.key
         return decode(weights)
-
-    def _get(self, reference: Any) -> Any:
-        return ray.get(reference, timeout=self._timeout_s)
 
 
 def _as_tensor(value: Tensor | np.ndarray[Any, Any]) -> Tensor:
