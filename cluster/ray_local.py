@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from causeway.cluster.naming import NAMESPACE
 
 LOCAL = "local"
 START_ATTEMPTS = 3  # a raylet may abort while it boots on a busy machine
+CONNECT_TIMEOUT_S = 5.0
 MIN_OBJECT_STORE_BYTES = 80_000_000  # Ray refuses less
 
 LOCAL_ENVIRONMENT = {
@@ -49,6 +51,11 @@ class RayConfig:
                 "RayConfig.address must be given, got an empty text: say 'local', 'auto' or an "
                 "address, for without one Ray may join a cluster that a past run left behind"
             )
+        if self.address not in (LOCAL, "auto") and not self.host_and_port:
+            raise ValueError(
+                "RayConfig.address must be 'local', 'auto' or the host:port of a cluster's head, "
+                f"got {self.address!r}: to use a cluster from outside, submit the run as a job"
+            )
         if self.num_cpus is not None and self.num_cpus < 1:
             raise ValueError(f"RayConfig.num_cpus must be at least 1, got {self.num_cpus}")
         if self.object_store_bytes < MIN_OBJECT_STORE_BYTES:
@@ -56,6 +63,13 @@ class RayConfig:
                 f"RayConfig.object_store_bytes must be at least {MIN_OBJECT_STORE_BYTES}, got "
                 f"{self.object_store_bytes}: weights and rollouts in flight live there"
             )
+
+    @property
+    def host_and_port(self) -> tuple[str, int] | None:
+        """The address of the cluster's head where one is given, else None."""
+        host, _, port = self.address.rpartition(":")
+        is_address = bool(host) and "/" not in host and port.isdecimal()
+        return (host.strip("[]"), int(port)) if is_address else None
 
     @property
     def is_local(self) -> bool:
@@ -87,6 +101,7 @@ def start_ray(config: RayConfig) -> None:
     Raises:
         RayStartError: it could not be started or joined, or this process already has one.
     """
+    _check_reachable(config)
     if config.is_local:
         _restrict_to_this_machine()
         _keep_token_private()
@@ -111,6 +126,16 @@ def start_ray(config: RayConfig) -> None:
             ray.shutdown()
             if attempt == START_ATTEMPTS or not config.is_local:
                 raise RayStartError(_explain(config, error)) from error
+
+
+def _check_reachable(config: RayConfig) -> None:
+    """Raises an error where nothing answers: Ray itself would end the whole process."""
+    if config.host_and_port is None:
+        return
+    try:
+        socket.create_connection(config.host_and_port, CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise RayStartError(_explain(config, error)) from error
 
 
 def _restrict_to_this_machine() -> None:
