@@ -164,4 +164,4 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
             grouped = isinstance(value, int) and name != "seed"
             yield label, f"{value:,}" if grouped else str(value)
     yield "Causeway", __version__
-    yield "Folder", str(run.folder)
+    yield "Run", run.folder.resolve().name  # not where it lies: pages are passed on

@@ -124,7 +124,10 @@ def number(value: Summary | float | None, *, signed: bool = False) -> str:
     digits = _digits(half_width if half_width else mean)
     text = f"{mean:+,.{digits}f}" if signed else f"{mean:,.{digits}f}"
     text = text.replace("-", "\N{MINUS SIGN}")
-    return text if half_width is None else f"{text} ± {half_width:,.{digits}f}"
+    if half_width is None:
+        return text
+    # No-break spaces: a number and its interval stay on one line.
+    return f"{text} ± {half_width:,.{digits}f}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _digits(scale: float) -> int:
