@@ -246,8 +246,8 @@ def _arrow_errors(file: str) -> Iterator[None]:
     """Arrow's errors in reading a file, as ours."""
     try:
         yield
-    # It raises these three, or its own kinds of them, depending on which byte is damaged.
-    except (OSError, ValueError, MemoryError) as error:
+    # Which of these it raises depends on which byte is damaged.
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         what = " ".join(str(error).split())[:300] or type(error).__name__
         raise _error(file, f"must be a complete Parquet file, reading it failed: {what}") from error
 

@@ -52,6 +52,13 @@ class SamplerConfig:
             raise ValueError(
                 f"SamplerConfig.mode must be auto, mapped or streamed, got {self.mode!r}"
             )
+        per_draw = self.context_per_task + self.transitions_per_task
+        if (self.pool_row_groups - 1) * self.row_group_rows < per_draw:
+            raise ValueError(
+                "SamplerConfig.pool_row_groups - 1 groups of row_group_rows rows must hold "
+                f"context_per_task + transitions_per_task ({per_draw}) rows, got "
+                f"{self.pool_row_groups} groups of {self.row_group_rows}: raise either"
+            )
         if not self.reuse > 0.0:
             raise ValueError(
                 f"SamplerConfig.reuse must be positive, got {self.reuse}: 1 draws each row about "

@@ -29,7 +29,7 @@ def make_episodes(count, seed=0, steps=HORIZON):
     return [make_episode(steps, seed=1000 * seed + i) for i in range(count)]
 
 
-def make_header(train=(0, 1), test=(2,)):
+def make_header(train=(0, 1), test=(2,), horizon=HORIZON):
     entries = [TaskEntry(id=i, split_part="train", parameters={"goal": i / 2}) for i in train]
     entries += [TaskEntry(id=i, split_part="test", parameters={"goal": i / 2}) for i in test]
     return DatasetHeader(
@@ -37,7 +37,7 @@ def make_header(train=(0, 1), test=(2,)):
         split="standard",
         observation_size=3,
         action_size=2,
-        horizon=HORIZON,
+        horizon=horizon,
         tasks=tuple(entries),
         provenance=Provenance(generator="test", created="2025-01-01T00:00:00Z", seed=0),
         license="CC0-1.0",
@@ -52,7 +52,7 @@ def write_dataset(folder, *, parts=2, episodes=4, header=None):
         for task in header.tasks:
             written[task.id] = []
             for part in range(parts):
-                chunk = make_episodes(episodes, seed=10 * task.id + part)
+                chunk = make_episodes(episodes, seed=10 * task.id + part, steps=header.horizon)
                 writer.add(task.id, chunk)
                 written[task.id] += chunk
     return written

@@ -1,0 +1,145 @@
+"""From a data set to the sampler's buffers: mapped where they fit in memory, streamed where not."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+
+from causeway.datasets.cache import RowCache
+from causeway.datasets.faults import DatasetError
+from causeway.datasets.rows import ROW_DTYPE, MappedRows, RowFile, StreamedRows
+from causeway.datasets.sampler import SamplerConfig, TaskBuffer
+from causeway.datasets.store import DatasetStore
+
+POSITION_BYTES = 8  # a stream notes the position of each row of its pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenBuffers:
+    """Tasks' buffers and what keeps them supplied; a context manager, or closed by `close`."""
+
+    buffers: dict[int, TaskBuffer]
+    mode: Literal["mapped", "streamed"]
+    skipped: tuple[int, ...] = ()  # tasks without any readable part
+    _streams: tuple[StreamedRows, ...] = ()
+    _reader: ThreadPoolExecutor | None = field(default=None, repr=False)
+
+    @property
+    def coverage(self) -> float:
+        """The share of the data that has been within reach of a draw, mean over tasks."""
+        if not self._streams:
+            return 1.0
+        return float(np.mean([stream.coverage for stream in self._streams]))
+
+    def close(self) -> None:
+        """Stops reading ahead and closes the files; the buffers cannot be drawn from any more."""
+        for stream in self._streams:
+            stream.close()
+        if self._reader is not None:
+            self._reader.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_buffers(
+    store: DatasetStore, cache: RowCache, tasks: Sequence[int], config: SamplerConfig, seed: int
+) -> OpenBuffers:
+    """The buffers of some tasks of a data set.
+
+    Args:
+        store: the data set; faulty parts of it are left out.
+        cache: where its rows are decoded to.
+        tasks: which tasks.
+        config: how rows are held, and how many one draw takes.
+        seed: of the order in which a streamed set is read.
+
+    Raises:
+        DatasetError: if no task has a readable part, or the memory budget is too small for the
+            smallest pool.
+    """
+    paths = _row_files(store, cache, tasks)
+    skipped = tuple(task for task in tasks if task not in paths)
+    if not paths:
+        raise DatasetError(
+            f"{store.folder} must have rows of at least one of the tasks {list(tasks)}, it has "
+            f"none: {'; '.join(str(fault) for fault in store.faults)}"
+        )
+    width = store.layout.width
+    total_bytes = sum(path.stat().st_size for path in paths.values())
+    fits = total_bytes <= config.memory_budget_bytes
+    if config.mode == "mapped" or (config.mode == "auto" and fits):
+        return OpenBuffers(buffers=_mapped(paths, width), mode="mapped", skipped=skipped)
+    group_rows = _group_rows(len(paths), width, config)
+    reader = ThreadPoolExecutor(1, thread_name_prefix="row-reader")
+    streams = {
+        task: StreamedRows(
+            RowFile(path, width=width, group_rows=group_rows),
+            pool_row_groups=config.pool_row_groups,
+            reuse=config.reuse,
+            seed=_stream_seed(seed, task),
+            reader=reader,
+        )
+        for task, path in paths.items()
+    }
+    return OpenBuffers(
+        buffers={task: TaskBuffer(stream) for task, stream in streams.items()},
+        mode="streamed",
+        skipped=skipped,
+        _streams=tuple(streams.values()),
+        _reader=reader,
+    )
+
+
+def _row_files(store: DatasetStore, cache: RowCache, tasks: Sequence[int]) -> dict[int, Path]:
+    """The row files of the tasks that have a readable part."""
+    paths = {}
+    for task in tasks:
+        try:
+            paths[task] = cache.path(store, task)
+        except DatasetError:
+            if store.parts(task):  # the data are there: the cache, or strictness, is the reason
+                raise
+    return paths
+
+
+def _mapped(paths: Mapping[int, Path], width: int) -> dict[int, TaskBuffer]:
+    return {
+        task: TaskBuffer(MappedRows(np.memmap(path, ROW_DTYPE, "r").reshape(-1, width)))
+        for task, path in paths.items()
+    }
+
+
+def _group_rows(num_tasks: int, width: int, config: SamplerConfig) -> int:
+    """Rows of a group, such that all pools, and a group being read for each, keep the budget."""
+    row_bytes = width * ROW_DTYPE.itemsize + POSITION_BYTES
+    num_groups = num_tasks * (config.pool_row_groups + 1)
+    allowed = min(config.row_group_rows, config.memory_budget_bytes // (num_groups * row_bytes))
+    per_draw = config.context_per_task + config.transitions_per_task
+    # One group of a pool may be short; the others must do for a draw of distinct rows.
+    needed = -(-per_draw // (config.pool_row_groups - 1))
+    if allowed < needed:
+        minimum = needed * num_groups * row_bytes
+        raise DatasetError(
+            f"SamplerConfig.memory_budget_bytes must be at least {minimum} to stream {num_tasks} "
+            f"tasks with {per_draw} rows per draw, got {config.memory_budget_bytes}: raise it, or "
+            "draw fewer rows per task"
+        )
+    return allowed
+
+
+def _stream_seed(seed: int, task: int) -> int:
+    """Seeds of different tasks are unrelated."""
+    return int(np.random.SeedSequence([seed, task & 0xFFFFFFFF]).generate_state(1, np.uint64)[0])
