@@ -146,11 +146,13 @@ def _ended_by(error: Exception, invocation: Invocation) -> int:
 
 
 def is_users_mistake(error: Exception) -> bool:
-    """Whether the user can mend it: our own check refused a value, with words that say how.
+    """Whether the user can mend it: a data set or a value that our own check refused in words.
 
     A `ValueError` that a library raised is no such check, and neither is one in a user's own code.
     """
-    if isinstance(error, ConfigError):
+    from causeway.datasets.faults import DatasetError
+
+    if isinstance(error, (ConfigError, DatasetError)):
         return True
     if not isinstance(error, ValueError) or error.__traceback__ is None:
         return False

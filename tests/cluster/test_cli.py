@@ -17,6 +17,7 @@ from causeway.cluster.cli.doctor import check_disk, run_checks, usable_cores, us
 from causeway.cluster.cli.invocation import Invocation, overrides_of, split_arguments
 from causeway.cluster.cli.main import COMMANDS, Command, is_users_mistake, run
 from causeway.cluster.config_io import ConfigError, load_config
+from causeway.datasets.faults import DatasetError
 from causeway.learners.registry import algorithms as known_algorithms
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,11 @@ def python(code: str) -> "subprocess.CompletedProcess[str]":
 def refuse() -> None:
     """Refuse the configuration."""
     raise ConfigError("learner.discount must be a number, got 'x' (text)")
+
+
+def refuse_data() -> None:
+    """Refuse a data set."""
+    raise DatasetError("data/point-robot: manifest.json must be there; collect the data set first")
 
 
 def break_down() -> None:
@@ -71,6 +77,7 @@ group.command("refuse")(refuse)
 
 TOYS = (
     Command(name="refuse", run=refuse),
+    Command(name="refuse-data", run=refuse_data),
     Command(name="break", run=break_down),
     Command(name="wordless", run=break_without_words),
     Command(name="remote", run=break_remotely),
@@ -137,6 +144,11 @@ def test_a_refused_configuration_is_one_paragraph_and_code_two(capsys):
     assert run(["refuse"], TOYS) == 2
     captured = capsys.readouterr()
     assert captured.err == "causeway: learner.discount must be a number, got 'x' (text)\n"
+
+
+def test_a_refused_data_set_is_the_users_mistake(capsys):
+    assert run(["refuse-data"], TOYS) == 2
+    assert "collect the data set first" in capsys.readouterr().err
 
 
 def test_a_refusal_inside_a_group_is_told_the_same_way(capsys):
