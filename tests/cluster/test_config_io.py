@@ -18,6 +18,7 @@ from causeway.cluster.config_io import (
     read_yaml,
     structure,
 )
+from causeway.learners.registry import algorithms, load_algorithm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,6 +318,14 @@ def test_the_resolved_configuration_writes_every_field_and_names_variants():
     assert "hidden: [300, 300]" in text
     assert "clip: null" in text
     assert "type: LearnedEntropy" in text
+
+
+@pytest.mark.parametrize("name", sorted(algorithms()))
+def test_every_algorithms_configuration_survives_a_round_trip(name, tmp_path):
+    config_class = load_algorithm(name).Config
+    path = tmp_path / "learner.yaml"
+    path.write_text(dump_yaml(config_class()))
+    assert load_config(config_class, path) == config_class()
 
 
 numbers = st.floats(allow_nan=False)
