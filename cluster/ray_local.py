@@ -5,6 +5,7 @@ otherwise, so a run starts it through this module and never by itself.
 """
 
 import contextlib
+import importlib.util
 import logging
 import os
 import signal
@@ -158,6 +159,11 @@ def _keep_token_private() -> None:
 
 
 def _local_options(config: RayConfig) -> dict[str, Any]:
+    if config.dashboard and importlib.util.find_spec("aiohttp") is None:
+        raise RayStartError(
+            "RayConfig.dashboard must be false where Ray's extra for it is missing, got true: "
+            "pip install 'ray[default]', or go without the dashboard and Ray's metrics"
+        )
     return {
         "address": LOCAL,
         "num_cpus": config.num_cpus,
