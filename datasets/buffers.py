@@ -82,18 +82,8 @@ def open_buffers(
     fits = total_bytes <= config.memory_budget_bytes
     if config.mode == "mapped" or (config.mode == "auto" and fits):
         return OpenBuffers(buffers=_mapped(paths, width), mode="mapped", skipped=skipped)
-    group_rows = _group_rows(len(paths), width, config)
     reader = ThreadPoolExecutor(1, thread_name_prefix="row-reader")
-    streams = {
-        task: StreamedRows(
-            RowFile(path, width=width, group_rows=group_rows),
-            pool_row_groups=config.pool_row_groups,
-            reuse=config.reuse,
-            seed=_stream_seed(seed, task),
-            reader=reader,
-        )
-        for task, path in paths.items()
-    }
+    streams = _streamed(paths, width, config, seed, reader)
     return OpenBuffers(
         buffers={task: TaskBuffer(stream) for task, stream in streams.items()},
         mode="streamed",
@@ -118,6 +108,26 @@ def _row_files(store: DatasetStore, cache: RowCache, tasks: Sequence[int]) -> di
 def _mapped(paths: Mapping[int, Path], width: int) -> dict[int, TaskBuffer]:
     return {
         task: TaskBuffer(MappedRows(np.memmap(path, ROW_DTYPE, "r").reshape(-1, width)))
+        for task, path in paths.items()
+    }
+
+
+def _streamed(
+    paths: Mapping[int, Path],
+    width: int,
+    config: SamplerConfig,
+    seed: int,
+    reader: ThreadPoolExecutor,
+) -> dict[int, StreamedRows]:
+    group_rows = _group_rows(len(paths), width, config)
+    return {
+        task: StreamedRows(
+            RowFile(path, width=width, group_rows=group_rows),
+            pool_row_groups=config.pool_row_groups,
+            reuse=config.reuse,
+            seed=_stream_seed(seed, task),
+            reader=reader,
+        )
         for task, path in paths.items()
     }
 

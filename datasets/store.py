@@ -93,6 +93,7 @@ class DatasetStore:
         for task_id in self.task_ids(None):
             for _ in self.iterate_parts(task_id):
                 pass
+        self._record()
         return list(self.faults)
 
     def _read(self, task: TaskEntry, part: PartEntry) -> list[Episode]:
@@ -133,9 +134,17 @@ class DatasetStore:
         if self._strict or error.fault is None:
             raise error
         self._faults[part.path] = error.fault
+        self._record()
+
+    def _record(self) -> None:
+        """Keeps quarantine.json as `faults` is: absent when there are none."""
+        file = self.folder.child(QUARANTINE_NAME)
         record = {"faults": [asdict(fault) for fault in self.faults]}
-        with suppress(OSError):  # a read-only data set: `faults` has the record
-            self.folder.child(QUARANTINE_NAME).write(json.dumps(record, indent=1).encode())
+        with suppress(OSError):  # a read-only data set: `faults` alone has the record
+            if self._faults:
+                file.write(json.dumps(record, indent=1).encode())
+            else:
+                file.delete()
 
 
 def _read_manifest(folder: Location) -> Manifest:

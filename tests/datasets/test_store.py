@@ -248,7 +248,10 @@ def test_a_repaired_part_is_read_again(dataset, tmp_path):
     (folder / PART).write_bytes(b"")
     assert len(DatasetStore.open(folder).episodes(0)) == 4
     shutil.copy(tmp_path / "copy", folder / PART)
-    assert_same_episodes(DatasetStore.open(folder).episodes(0), written[0])
+    store = DatasetStore.open(folder)
+    assert_same_episodes(store.episodes(0), written[0])
+    assert store.verify() == []
+    assert not (folder / "quarantine.json").exists()
 
 
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path):

@@ -66,6 +66,24 @@ def test_a_failed_block_leaves_no_data_set(tmp_path):
         DatasetStore.open(tmp_path)
 
 
+def test_a_failed_replacement_leaves_no_mixture(tmp_path):
+    write_dataset(tmp_path)
+    writer = DatasetWriter(tmp_path, make_header(), overwrite=True)
+    with pytest.raises(ValueError, match="must have episodes"), writer:
+        writer.add(0, make_episodes(1))
+    with pytest.raises(DatasetError, match=r"has no manifest\.json"):
+        DatasetStore.open(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path):
+    location = Location.parse(tmp_path / "file")
+    location.write(b"old")
+    with pytest.raises(TypeError):
+        location.write("no bytes")
+    assert location.read().to_pybytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_an_existing_data_set_is_kept_unless_it_is_to_be_overwritten(tmp_path):
     before = write_dataset(tmp_path, parts=3)
     with pytest.raises(DatasetError, match="must not hold a data set yet"):
