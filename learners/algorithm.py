@@ -1,8 +1,7 @@
 """What an algorithm is to the rest of the system: the Protocol that the trainer drives."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,25 +27,44 @@ class Losses:
     minimised: dict[str, Tensor]  # scalars; the trainer steps on their sum and logs each
     watched: dict[str, Tensor]  # scalars for the log, without gradient
 
+    def detached(self) -> "Losses":
+        """The same numbers without their graph."""
+        return Losses(
+            {name: value.detach() for name, value in self.minimised.items()},
+            {name: value.detach() for name, value in self.watched.items()},
+        )
+
 
 @runtime_checkable
 class Algorithm(Protocol):
-    """An offline meta-RL method: networks, stages and losses. It steps nothing and logs nothing."""
+    """An offline meta-RL method: networks, stages and losses. It steps nothing and logs nothing.
+
+    Its class is made as `Class(observation_size, action_size, config)` and says two things without
+    being made: `Config`, the dataclass of its hyperparameters, and `STAGES`.
+    """
+
+    STAGES: ClassVar[tuple[Stage, ...]]
 
     def stages(self) -> tuple[Stage, ...]:
         """The stages in the order in which they run."""
+        ...
 
     def modules(self) -> dict[str, nn.Module]:
         """Every module by name; all of them go into a checkpoint."""
+        ...
 
     def losses(self, batch: MetaBatch, stage: Stage, generator: torch.Generator) -> Losses:
         """The stage's losses on one meta-batch; every draw comes from the generator."""
+        ...
 
     def after_update(self, stage: Stage) -> None:
         """What follows the optimiser's step, such as moving target networks."""
+        ...
 
     def policy(self) -> AdaptivePolicy:
         """The inference parts, sharing the trained tensors."""
+        ...
 
-    def trained_parameters(self, stage: Stage) -> Iterable[nn.Parameter]:
-        """The parameters that the stage's optimiser steps."""
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What Adam steps, with each group's learning rate; a frozen module's gradient is None."""
+        ...

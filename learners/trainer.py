@@ -1,0 +1,175 @@
+"""The loop: sample, losses, step, and the whole state of it, so that a resumed run is the same run.
+
+The trainer knows one process and one device. Where its blocks come from and where its weights go
+is the business of `cluster`.
+"""
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from causeway.datasets.batches import MetaBatch, MetaBlock, RowLayout
+from causeway.learners.algorithm import Algorithm, Losses, Stage
+
+
+class DivergedError(RuntimeError):
+    """A loss is not finite: the weights since the last checkpoint cannot be trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockMeans:
+    """What a block of updates minimised and watched, each the mean over its updates."""
+
+    losses: dict[str, float]
+    watched: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How the losses are stepped."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the networks' products, by autocast
+    threads: int = 1  # of torch in the learner; with collectors beside it, leave them a core
+
+    def __post_init__(self) -> None:
+        """Refuses values that no machine has."""
+        if self.threads < 1:
+            raise ValueError(f"TrainerConfig.threads must be >= 1, got {self.threads}")
+
+    def torch_device(self) -> torch.device:
+        """The device that `auto` means here.
+
+        Raises:
+            ValueError: `cuda` was asked for and there is none.
+        """
+        available = torch.cuda.is_available()
+        if self.device == "cuda" and not available:
+            raise ValueError(
+                "TrainerConfig.device is 'cuda' but torch sees no CUDA device: install a CUDA "
+                "build of torch, or set the device to 'auto' or 'cpu'"
+            )
+        return torch.device("cuda" if available and self.device != "cpu" else "cpu")
+
+
+class Trainer:
+    """Steps one algorithm; logs exactly the tensors that it minimised."""
+
+    def __init__(
+        self, algorithm: Algorithm, layout: RowLayout, config: TrainerConfig, *, seed: int
+    ) -> None:
+        self.algorithm, self.layout, self.config = algorithm, layout, config
+        self.device = config.torch_device()
+        for module in algorithm.modules().values():
+            module.to(self.device)
+        self.optimiser = torch.optim.Adam(algorithm.parameter_groups(), fused=True)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.stage = algorithm.stages()[0]
+        self.updates = 0
+
+    def enter(self, stage: Stage) -> None:
+        """Goes over to a stage; what it freezes neither computes gradients nor steps."""
+        modules = self.algorithm.modules()
+        for name in (*stage.trains, *stage.frozen):
+            modules[name].requires_grad_(name in stage.trains)
+            modules[name].zero_grad(set_to_none=True)
+        self.stage = stage
+
+    def update(self, batch: MetaBatch) -> Losses:
+        """One step on the sum of the stage's losses; gives the very tensors that were minimised."""
+        with self._autocast():
+            losses = self.algorithm.losses(batch, self.stage, self.generator)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.stack(list(losses.minimised.values())).sum().backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self.algorithm.after_update(self.stage)
+        self.updates += 1
+        return losses.detached()
+
+    def run_block(self, block: MetaBlock) -> BlockMeans:
+        """Every update of a block.
+
+        Raises:
+            DivergedError: a loss or a weight is not finite. Nothing of the block may be published.
+        """
+        logs = [
+            self.update(block.meta_batch(index, self.layout, self.device))
+            for index in range(len(block))
+        ]
+        means = BlockMeans(
+            losses=_means([log.minimised for log in logs]),
+            watched=_means([log.watched for log in logs]),
+        )
+        self._check_finite(means.losses)
+        return means
+
+    def weights(self) -> dict[str, Tensor]:
+        """The inference parts on the CPU, for broadcast."""
+        state = self.algorithm.policy().state_dict()
+        return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that an equal continuation needs: tensors by name, and what JSON can hold."""
+        tensors = {
+            f"model.{module}.{name}": value
+            for module, network in self.algorithm.modules().items()
+            for name, value in network.state_dict().items()
+        }
+        adam = self.optimiser.state_dict()
+        for index, slots in adam["state"].items():
+            tensors |= {f"adam.{index}.{name}": value for name, value in slots.items()}
+        tensors["generator"] = self.generator.get_state()
+        copies = {name: value.detach().cpu().clone() for name, value in tensors.items()}
+        return copies, {"updates": self.updates, "stage": self.stage.name}
+
+    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Continues from `state()`.
+
+        Raises:
+            ValueError: the state is of other networks; the first name that differs is given.
+        """
+        for module, network in self.algorithm.modules().items():
+            prefix = f"model.{module}."
+            mine = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            try:
+                network.load_state_dict(mine)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"the checkpoint's {module!r} is not the configured one: {error}"
+                ) from error
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("adam."):
+                _, index, slot = name.split(".")
+                slots.setdefault(int(index), {})[slot] = value.clone()
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
+        self.generator.set_state(tensors["generator"].cpu())
+        self.updates = int(values["updates"])
+        self.enter({stage.name: stage for stage in self.algorithm.stages()}[values["stage"]])
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.config.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _check_finite(self, losses: Mapping[str, float]) -> None:
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        norms = torch.stack(torch._foreach_norm(parameters))
+        if bad or not bool(torch.isfinite(norms).all()):
+            raise DivergedError(
+                f"training diverged in stage {self.stage.name!r} by update {self.updates}: "
+                f"{', '.join(bad) or 'a weight'} is not finite. Continue from the last checkpoint "
+                "with a smaller learning_rate, or check the data's scale"
+            )
+
+
+def _means(logs: list[dict[str, Tensor]]) -> dict[str, float]:
+    names = list(logs[0])
+    stacked = torch.stack([torch.stack([log[name] for name in names]) for log in logs])
+    return dict(zip(names, stacked.float().mean(0).tolist(), strict=True))
