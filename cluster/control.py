@@ -80,7 +80,7 @@ class Control:
     """The control plane of one run, seen by one process.
 
     Args:
-        client: of the run's Redis; its answers are text.
+        client: of the run's Redis, made by `connect`.
         run: the run's name.
         config: limits and patience.
     """

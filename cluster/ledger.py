@@ -134,7 +134,7 @@ class Ledger:
     """The ledger of one run, seen by one process. A commit never waits and never fails for Redis.
 
     Args:
-        client: of the run's Redis; its answers are text.
+        client: of the run's Redis, made by `connect`.
         run: the run's name.
         spool_path: this process's own file of waiting commits, in the run's folder.
         config: limits and patience.

@@ -85,8 +85,9 @@ def connect(url: str, config: LinkConfig) -> redis.Redis:
 class RedisLink:
     """A client that says at once when Redis is away, and asks again only now and then.
 
-    While Redis is away a command costs nothing: only one attempt in `retry_every_s` really goes
-    out, every other one raises `RedisAwayError` immediately.
+    While Redis is away a command costs next to nothing: only one attempt in `retry_every_s` really
+    goes out, every other one raises `RedisAwayError` immediately. Attempts that take long, as
+    against a host that has vanished, become rarer, so that they stay a tenth of the caller's time.
     """
 
     def __init__(self, client: redis.Redis, config: LinkConfig) -> None:
@@ -108,26 +109,26 @@ class RedisLink:
         Raises:
             RedisAwayError: Redis did not answer; whether the command took effect is unknown.
         """
-        now = time.monotonic()
-        if self._away_since is not None and now < self._next_attempt:
+        started = time.monotonic()
+        if self._away_since is not None and started < self._next_attempt:
             raise RedisAwayError(f"Redis has been away for {self.away_s:.1f} s: {self._reason}")
         try:
             answer = command(self._client)
         except ABSENCES as error:
-            raise self._mark_away(error) from error
+            raise self._mark_away(error, started) from error
         except ResponseError as error:
             if not str(error).startswith(DISK_FULL):
                 raise
-            raise self._mark_away(error) from error
+            raise self._mark_away(error, started) from error
         self._away_since = None
         return answer
 
-    def _mark_away(self, error: Exception) -> RedisAwayError:
+    def _mark_away(self, error: Exception, started: float) -> RedisAwayError:
         now = time.monotonic()
         if self._away_since is None:
-            self._away_since = now
+            self._away_since = started
             self.outages += 1
-        self._next_attempt = time.monotonic() + self._config.retry_every_s
+        self._next_attempt = now + max(self._config.retry_every_s, 9.0 * (now - started))
         self._reason = f"{type(error).__name__}: {error}"
         return RedisAwayError(f"Redis does not answer ({self._reason})")
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from causeway.cluster import redis_server
 from causeway.cluster.redis_link import LinkConfig, RedisAwayError, RedisLink, connect
@@ -195,6 +197,20 @@ def test_a_link_fails_fast_while_the_server_is_away_and_recovers(server, client)
     time.sleep(0.25)
     assert link.call(lambda c: c.incr("n")) == 2
     assert (link.away_s, link.outages) == (0.0, 1)
+
+
+def test_a_host_that_never_answers_takes_little_of_the_callers_time():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        once_more = Retry(NoBackoff(), 1)
+        client = redis.Redis(port=silent.getsockname()[1], socket_timeout=0.1, retry=once_more)
+        link = RedisLink(client, LinkConfig(timeout_s=0.1, retry_every_s=0.01))
+        started, calls = time.monotonic(), 0
+        while time.monotonic() - started < 2.0:
+            with pytest.raises(RedisAwayError):
+                link.call(lambda c: c.ping())
+            calls += 1
+        client.close()
+    assert calls > 1_000  # nearly all of them at once
 
 
 def test_a_link_passes_on_the_callers_own_mistakes(client):
