@@ -31,7 +31,7 @@ def kill(server):
 
 def bring_back(server):
     server.ensure_running()
-    time.sleep(0.02)
+    time.sleep(0.5)  # longer than a link on a busy machine holds back
 
 
 def test_a_run_that_nobody_asked_anything_goes_by_its_configuration(control):
