@@ -32,6 +32,8 @@ class ScriptedBehaviour:
     speed_low: float = 0.3  # fraction of a full step (0.1), uniform per episode
     speed_high: float = 0.9
     at_target: Literal["stop", "pass"] = "stop"  # stay there, or walk straight on
+    max_action: float = 0.95  # it never goes to the limit of 1, where a squashed policy's density
+    # is extreme and a likelihood sees little else
 
     def __post_init__(self) -> None:
         for name in ("heading_noise", "action_noise", "random_reach"):
@@ -48,6 +50,10 @@ class ScriptedBehaviour:
             raise ValueError(
                 "ScriptedBehaviour.speed_low and speed_high must satisfy "
                 f"0 < speed_low <= speed_high <= 1, got {self.speed_low} and {self.speed_high}"
+            )
+        if not 0.0 < self.max_action <= 1.0:
+            raise ValueError(
+                f"ScriptedBehaviour.max_action must lie in (0, 1], got {self.max_action}"
             )
         if self.at_target not in ("stop", "pass"):
             raise ValueError(
@@ -89,7 +95,8 @@ class EpisodePlans:
             pace = np.minimum(self.speed, np.linalg.norm(way, axis=1) / STEP_SIZE)
         direction = way / np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-9)
         noise = generator.normal(0.0, self.behaviour.action_noise, way.shape)
-        action = np.clip(pace[:, None] * direction + noise, -1.0, 1.0)
+        limit = self.behaviour.max_action
+        action = np.clip(pace[:, None] * direction + noise, -limit, limit)
         return np.asarray(action, np.float32)
 
 

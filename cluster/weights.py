@@ -187,6 +187,11 @@ class WeightPublisher:
         self._last = Publication(generation, version, [ray.put(encode(state))])
         self.refresh()
 
+    @property
+    def reference(self) -> list[Any]:
+        """Where the weights published last are: a list of one reference."""
+        return self._last.reference if self._last is not None else []
+
     def refresh(self) -> None:
         """Tells the store again what was published last, in case it has been restarted.
 

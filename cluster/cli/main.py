@@ -19,6 +19,7 @@ from causeway.cluster.cli.doctor import doctor
 from causeway.cluster.cli.families import families
 from causeway.cluster.cli.invocation import Invocation, split_arguments
 from causeway.cluster.cli.output import complain, print_line
+from causeway.cluster.cli.train import resume, train
 from causeway.cluster.config_yaml import ConfigError
 
 # Typer has carried its own click since 0.26 and does not name this class itself.
@@ -37,6 +38,8 @@ class Command:
 
 
 COMMANDS = (
+    Command(name="train", run=train, takes_overrides=True),
+    Command(name="resume", run=resume),
     Command(name="doctor", run=doctor),
     Command(name="families", run=families),
     Command(name="algorithms", run=algorithms),

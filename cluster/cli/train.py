@@ -1,0 +1,80 @@
+"""`causeway train` and `causeway resume`: a run from its beginning, or from its last checkpoint."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from causeway.cluster.cli.invocation import overrides_of
+from causeway.cluster.cli.output import print_line, print_table
+
+if TYPE_CHECKING:
+    from causeway.cluster.launch import Outcome
+
+INTERRUPTED = 130
+RunFolder = Annotated[Path, typer.Argument(help="The run's folder.")]
+
+
+def train(
+    context: typer.Context,
+    file: Annotated[
+        Path | None, typer.Argument(help="The run's YAML; without one, the point-robot demo.")
+    ] = None,
+) -> None:
+    """Train: offline, then with online self-supervision; evaluate on held-out tasks; report."""
+    from causeway.cluster.config import load_run_config
+    from causeway.cluster.launch import launch, new_run
+    from causeway.cluster.progress import ProgressView
+
+    config, _ = new_run(load_run_config(file, overrides_of(context)))
+    with ProgressView(config.name) as view:
+        outcome = launch(config, None, view)
+    _tell(outcome)
+
+
+def resume(folder: RunFolder) -> None:
+    """Go on with a run from its last checkpoint."""
+    from causeway.cluster.launch import existing_run, launch
+    from causeway.cluster.progress import ProgressView
+
+    config, checkpoint, faults = existing_run(folder)
+    with ProgressView(config.name) as view:
+        for fault in faults:
+            view.print(fault)
+        outcome = launch(config, checkpoint, view)
+    _tell(outcome)
+
+
+def _tell(outcome: "Outcome") -> None:
+    if not outcome.finished:
+        print_line(f"stopped, with a checkpoint; causeway resume {outcome.folder} goes on")
+        raise typer.Exit(INTERRUPTED)
+    print_results(outcome.folder)
+    print_line(f"results: {outcome.folder / 'results.json'}")
+    print_line(f"report:  {outcome.report}")
+
+
+def print_results(folder: Path) -> None:
+    """The returns on held-out tasks as a table, stage by stage."""
+    import json
+
+    results = json.loads((folder / "results.json").read_text())
+    stages = [name for name, value in results.items() if "prior_return" in _mapping(value)]
+    names = ("prior_return", "online_context_return", "offline_context_return")
+    rows = [
+        [name.replace("_", " "), *(_interval(results[stage][name]) for stage in stages)]
+        for name in names
+    ]
+    for name in ("oracle_return", "random_return"):
+        if results[name] is not None:
+            rows.append([name.replace("_", " "), *[_interval(results[name])] * len(stages)])
+    print_table(("held-out tasks", *(f"after {stage}" for stage in stages)), rows)
+
+
+def _mapping(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _interval(summary: dict[str, float | None]) -> str:
+    text = f"{summary['mean']:.2f}"
+    return text if summary["ci95"] is None else f"{text} ± {summary['ci95']:.2f}"

@@ -1,0 +1,215 @@
+"""The configuration of a run: the sections that the other modules define, put together.
+
+The hyperparameters belong to the algorithm, so the class of a whole configuration depends on the
+algorithm's name: `load_run_config` reads that name first and everything else against it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from causeway.actors.behaviour import ScriptedBehaviour
+from causeway.actors.collector import CollectorConfig
+from causeway.actors.evaluator import EvaluationConfig
+from causeway.cluster.config_io import (
+    ConfigError,
+    dump_yaml,
+    merge,
+    parse_overrides,
+    read_yaml,
+    structure,
+)
+from causeway.cluster.naming import check_run_name
+from causeway.cluster.pool import PoolConfig
+from causeway.cluster.ray_local import RayConfig
+from causeway.cluster.redis_server import RedisConfig
+from causeway.datasets.sampler import SamplerConfig
+from causeway.learners.registry import load_algorithm
+from causeway.learners.trainer import TrainerConfig
+
+DEFAULT_RUN = Path(__file__).parent / "runs" / "point-robot.yaml"
+CONFIG_NAME = "config.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSection:
+    """What the run is called and where it goes."""
+
+    name: str | None = None  # None: algorithm, family and seed
+    folder: str = "runs"  # the run's own folder is made below it
+    algorithm: str = "smac"  # a name of `causeway algorithms`, or the user's own module:Class
+    seed: int = 0
+    serial: bool = False  # all components in one process, without Ray: bit-for-bit reproducible
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            check_run_name(self.name)
+        if self.seed < 0:
+            raise ValueError(f"RunSection.seed must be at least 0, got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSection:
+    """Which data set is trained on, and how it is made if it is absent and can be scripted."""
+
+    path: str = "data/point-robot"  # a folder, local or as a URI
+    family: str = "point-robot"
+    split: str = "standard"
+    strict: bool = False  # refuse to start for a damaged file, rather than quarantine it
+    max_fault_share: float = 0.2  # of the parts; a set more damaged than that ends the run
+    episodes_per_task: int = 60  # of scripted data
+    seed: int = 0  # of scripted data
+    behaviour: ScriptedBehaviour = field(default_factory=ScriptedBehaviour)
+    cache_folder: str | None = None  # of decoded rows, on each node; None: the user's cache folder
+    cache_bytes: int = 20 << 30
+
+    def __post_init__(self) -> None:
+        if self.episodes_per_task < 1:
+            raise ValueError(
+                f"DataSection.episodes_per_task must be at least 1, got {self.episodes_per_task}"
+            )
+        if not 0.0 <= self.max_fault_share <= 1.0:
+            raise ValueError(
+                f"DataSection.max_fault_share must lie in [0, 1], got {self.max_fault_share}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSection:
+    """How long each stage lasts, and what happens how often meanwhile; all in updates."""
+
+    updates: dict[str, int] = field(default_factory=lambda: {"offline": 50_000, "online": 50_000})
+    updates_per_block: int = 50  # between two looks at anything else
+    evaluate_every: int = 5_000
+    checkpoint_every: int = 5_000
+    keep_checkpoints: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("updates_per_block", "evaluate_every", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"ScheduleSection.{name} must be at least 1, got {getattr(self, name)}"
+                )
+        for stage, updates in self.updates.items():
+            if updates < 0:
+                raise ValueError(
+                    f"ScheduleSection.updates of stage {stage!r} must be at least 0, got {updates}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectionSection:
+    """How unlabelled rollouts are gathered while a stage collects."""
+
+    collectors: int = 2
+    env_steps_per_update: float = 5.0  # collectors are held back beyond it, never the learner
+    warmup_env_steps: int = 5_000  # of the stage's first rollouts, before its first update
+    publish_every: int = 50  # updates between two versions of the weights; whole blocks
+    max_staleness: int = 2_000  # updates; a rollout that acted on older weights is dropped
+    cpus_per_collector: float = 1.0  # on a cluster; a local Ray counts none
+    resources: dict[str, float] = field(default_factory=dict)  # of each, such as {collector: 1}
+
+    def __post_init__(self) -> None:
+        if self.collectors < 0:
+            raise ValueError(
+                f"CollectionSection.collectors must be at least 0, got {self.collectors}"
+            )
+        if not self.env_steps_per_update > 0.0:
+            raise ValueError(
+                "CollectionSection.env_steps_per_update must be positive, got "
+                f"{self.env_steps_per_update}"
+            )
+        for name, least in (("warmup_env_steps", 0), ("publish_every", 1), ("max_staleness", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"CollectionSection.{name} must be at least {least}, got {getattr(self, name)}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All of a run; `hyperparameters` is the configuration class of the algorithm."""
+
+    run: RunSection = field(default_factory=RunSection)
+    data: DataSection = field(default_factory=DataSection)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    schedule: ScheduleSection = field(default_factory=ScheduleSection)
+    collection: CollectionSection = field(default_factory=CollectionSection)
+    collector: CollectorConfig = field(default_factory=CollectorConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+    redis: RedisConfig = field(default_factory=RedisConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    hyperparameters: Any = None
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        if self.run.name is not None:
+            return self.run.name
+        plain = self.run.algorithm.rpartition(":")[2].lower()
+        family = self.data.family.rpartition(":")[2].lower()
+        return f"{plain}-{family}-{self.run.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder."""
+        return Path(self.run.folder) / self.name
+
+    def replace(self, **sections: Any) -> "RunConfig":
+        """A copy with other sections."""
+        return dataclasses.replace(self, **sections)
+
+
+@cache
+def run_config_class(algorithm: str) -> type[RunConfig]:
+    """`RunConfig` with the algorithm's own hyperparameters.
+
+    Raises:
+        ConfigError: there is no such algorithm.
+    """
+    try:
+        config_class = load_algorithm(algorithm).Config
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"run.algorithm: {error}") from error
+    hyperparameters = ("hyperparameters", config_class, field(default_factory=config_class))
+    return dataclasses.make_dataclass(
+        "RunConfig", [hyperparameters], bases=(RunConfig,), frozen=True, kw_only=True
+    )
+
+
+def load_run_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """A file's configuration, overrides on top; without a file, the README's main job.
+
+    Raises:
+        ConfigError: the file cannot be read, or what it or an override says is not valid.
+    """
+    path = DEFAULT_RUN if path is None else path
+    data = merge(read_yaml(path), parse_overrides(overrides))
+    source = f"{path} with the command line" if overrides else str(path)
+    section = data.get("run")
+    algorithm = section.get("algorithm", "smac") if isinstance(section, dict) else "smac"
+    config = structure(run_config_class(str(algorithm)), data, source)
+    check_stages(config)
+    return config
+
+
+def check_stages(config: RunConfig) -> None:
+    """Raises ConfigError where the schedule and the algorithm name different stages."""
+    algorithm = load_algorithm(config.run.algorithm)
+    known = [stage.name for stage in algorithm.STAGES]
+    if sorted(config.schedule.updates) != sorted(known):
+        raise ConfigError(
+            f"schedule.updates must name the stages of {config.run.algorithm!r}, "
+            f"{', '.join(known)}, got {', '.join(config.schedule.updates) or 'none'}"
+        )
+
+
+def save_run_config(config: RunConfig, folder: Path) -> None:
+    """Writes the resolved configuration into the run's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG_NAME).write_text(dump_yaml(config), encoding="utf-8")

@@ -1,0 +1,377 @@
+"""The driver of a distributed run: it moves references between the actors and waits for none.
+
+One thread goes around `step`: obey the control plane, keep the learner's queue filled, give the
+collectors work, take in what has arrived, and note what is finished. All mathematics and all data
+are in the actors that `wiring.py` has made.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from causeway.cluster.checkpoint import Checkpoint
+from causeway.cluster.config import RunConfig
+from causeway.cluster.control import Commands, Control
+from causeway.cluster.evaluating import Evaluating
+from causeway.cluster.intake import Intake
+from causeway.cluster.learner import BlockReport
+from causeway.cluster.ledger import Ledger
+from causeway.cluster.pool import ActorPool, Call, Done
+from causeway.cluster.recorder import Recorder
+from causeway.cluster.schedule import Position, Schedule
+from causeway.cluster.streams import StreamShare
+from causeway.cluster.wiring import Parts, wire
+from causeway.learners.registry import load_algorithm
+from causeway.learners.trainer import DivergedError
+
+QUEUED_BLOCKS = 2  # one at work, one ready behind it
+POLL_S = 0.05
+HEARTBEAT_S = 1.0
+CLOSE_S = 5.0
+SAVE_TIMEOUT_S = 120.0
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on; what it has done is in its last checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A block of updates in the learner's queue."""
+
+    report: Any  # reference to its BlockReport
+    share: Any  # reference to the stream's share
+    published: Any  # reference to its weights where an evaluation is due, else None
+    size: int
+
+
+class DistributedRun:
+    """One run on Ray, advanced by `step`.
+
+    Args:
+        config: of the run.
+        folder: the run's own.
+        recorder: keeps what is found out.
+        control: what people ask of the run.
+        ledger: which rollouts belong to it.
+        checkpoint: where to go on from; None begins.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        recorder: Recorder,
+        control: Control,
+        ledger: Ledger,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self._config, self._folder, self._recorder = config, folder.resolve(), recorder
+        self._control = control
+        position, taken = _position(checkpoint)
+        recorder.rewind(position.updates)
+        stages = load_algorithm(config.run.algorithm).STAGES
+        self.schedule = Schedule(stages, config.schedule, config.collection, position)
+        epoch = ledger.open_epoch()
+        control.begin()
+        self._commands = control.commands()
+        self._parts: Parts = wire(config, self._folder, epoch, checkpoint)
+        self._intake = Intake(
+            config,
+            self._parts,
+            ledger,
+            self._folder,
+            epoch=epoch,
+            next_sequence=position.next_sequence,
+            taken=taken,
+        )
+        self._evaluating = Evaluating(self._parts.make_evaluator, recorder)
+        self.pool = ActorPool(self._parts.make_collector, self._start_call, 0, config.pool)
+        self._blocks: deque[_Block] = deque()
+        self._dispatched = position.stage_updates
+        self._next_heartbeat = 0.0
+        self._check(self._parts.stream.info.remote())
+        self._intake.recover()
+        self._enter_stage()
+
+    @property
+    def finished(self) -> bool:
+        """Whether every stage is done and evaluated."""
+        return self.schedule.finished and not self._evaluating.num_pending
+
+    def step(self) -> None:
+        """One round; it takes at most about `POLL_S` where nothing happens.
+
+        Raises:
+            RunError: the learner or the stream has died, or training has diverged.
+            ActorPoolError: collectors fail again and again with one cause.
+        """
+        try:
+            self._obey()
+            self._fill_queue()
+            self._poll()
+            self._finish_blocks()
+            for record in self._intake.settle():
+                self.schedule.take_in(record.rows)
+            self._evaluating.settle()
+            self._advance_stage()
+        except RayActorError as error:
+            raise RunError(
+                f"the learner or the task stream of {self._config.name!r} died: {error}. "
+                f"'causeway resume {self._folder}' goes on from the last checkpoint"
+            ) from error
+        except RayTaskError as error:
+            if isinstance(error.cause, DivergedError):
+                raise RunError(str(error.cause)) from error
+            raise
+
+    def run(self, should_stop: Callable[[], bool]) -> bool:
+        """Steps until the end, or until asked to stop, which writes a checkpoint.
+
+        Returns:
+            Whether the run is finished.
+        """
+        while not self.finished:
+            if should_stop() or self._commands.stop is not None:
+                self.save()
+                self._control.event("stopped", reason=self._commands.stop or "interrupted")
+                return False
+            self.step()
+        self.save()
+        self.results()
+        self._control.event("finished", updates=self.schedule.position.updates)
+        return True
+
+    def results(self) -> dict[str, Any]:
+        """Writes and gives the results."""
+        share: StreamShare = self._check(self._parts.stream.share.remote())
+        return self._recorder.finish(
+            self.schedule, self._evaluating.references(), share.online_rows
+        )
+
+    def save(self) -> Path:
+        """Lets the learner's queue run empty and writes a checkpoint."""
+        deadline = time.monotonic() + SAVE_TIMEOUT_S
+        while self._blocks and time.monotonic() < deadline:
+            self._finish_blocks()
+            time.sleep(0.01)
+        for record in self._intake.settle():
+            self.schedule.take_in(record.rows)
+        position = self.schedule.position
+        position.next_sequence = self._intake.next_sequence
+        stream_state = self._check(self._parts.stream.state.remote())
+        run_state = {"position": position.to_json(), "stream": stream_state}
+        path: Path = self._check(self._parts.learner.save.remote(self._folder, run_state))
+        if self._commands.checkpoint_due:
+            self._control.finish_checkpoint(self._commands)
+        self._control.event("checkpoint", updates=position.updates)
+        return path
+
+    def close(self) -> None:
+        """Ends the collectors after their last call; the other actors end with the session."""
+        self.pool.close(CLOSE_S)
+        for handle in (self._parts.stream, self._parts.learner, self._parts.store):
+            ray.kill(handle)
+        self._evaluating.close()
+        self._control.remove("driver")
+
+    def _check(self, reference: Any) -> Any:
+        return ray.get(reference, timeout=SAVE_TIMEOUT_S)
+
+    def _obey(self) -> None:
+        """Reads the commands and says how things are, now and then."""
+        if time.monotonic() < self._next_heartbeat:
+            return
+        self._next_heartbeat = time.monotonic() + HEARTBEAT_S
+        self._commands = self._control.commands()
+        wanted = self._wanted_collectors(self._commands)
+        if wanted != self.pool.size:
+            self.pool.resize(wanted)
+        if self._commands.checkpoint_due:
+            self.save()
+        self._control.heartbeat("driver", self._state())
+
+    def _wanted_collectors(self, commands: Commands) -> int:
+        """So many that a stage that collects, now or later, finds them at work."""
+        if self.schedule.finished or not self.schedule.will_collect:
+            return 0
+        asked = commands.collectors
+        return self._config.collection.collectors if asked is None else asked
+
+    def _state(self) -> dict[str, Any]:
+        schedule, position = self.schedule, self.schedule.position
+        return {
+            "run": self._config.name,
+            "stage": "finished" if schedule.finished else schedule.stage.name,
+            "stage_updates": position.stage_updates,
+            "stage_total": 0 if schedule.finished else schedule.stage_total,
+            "paused": self._commands.paused,
+            **self._figures(),
+        }
+
+    def _figures(self) -> dict[str, Any]:
+        """What the machinery does: fields of a metrics row."""
+        states = self.pool.states()
+        figures = {
+            "updates": self.schedule.position.updates,
+            "env_steps": self.schedule.position.env_steps,
+            "collectors": states["idle"] + states["busy"],
+            "collectors_wanted": self.pool.size,
+            "deaths": self.pool.deaths,
+            "restarts": self.pool.restarts,
+            "shards_committed": self._intake.committed,
+            "shards_dropped": dict(self._intake.dropped),
+            "queue_depth": {
+                "blocks": len(self._blocks),
+                "rollouts": self._intake.num_pending,
+                "evaluations": self._evaluating.num_pending,
+            },
+        }
+        if self._intake.staleness is not None:
+            figures["staleness"] = self._intake.staleness
+        return figures
+
+    def _fill_queue(self) -> None:
+        """Keeps the learner's queue at its depth, as far as the stage and the control plane allow."""
+        schedule = self.schedule
+        while (
+            not schedule.finished
+            and not self._commands.paused
+            and len(self._blocks) < QUEUED_BLOCKS
+            and not self._is_warming_up()
+            and (size := schedule.block_after(self._dispatched)) > 0
+        ):
+            self._dispatch(size)
+
+    def _dispatch(self, size: int) -> None:
+        stream, learner = self._parts.stream, self._parts.learner
+        before, after = self._dispatched, self._dispatched + size
+        saves = self.schedule.is_checkpoint_due(before, after)
+        block, state = stream.sample_block.options(num_returns=2).remote(size, with_state=saves)
+        due = self.schedule.is_evaluation_due(before, after)
+        self._blocks.append(
+            _Block(
+                report=learner.run_block.remote(block),
+                share=stream.share.remote(),
+                published=learner.publish.remote() if due else None,
+                size=size,
+            )
+        )
+        self._dispatched = after
+        if saves:
+            self._queue_checkpoint(after, state)
+
+    def _queue_checkpoint(self, stage_updates: int, stream_state: Any) -> None:
+        """A checkpoint behind the block just queued, with the stream as it stood for that block."""
+        position = Position(**self.schedule.position.to_json())
+        position.updates += stage_updates - position.stage_updates
+        position.stage_updates = stage_updates
+        position.next_sequence = self._intake.next_sequence
+        state = _run_state.remote(position.to_json(), stream_state)
+        self._parts.learner.save.remote(self._folder, state)
+
+    def _is_warming_up(self) -> bool:
+        """Whether the stage waits for its first rollouts, from collectors that it does have."""
+        schedule = self.schedule
+        return (
+            schedule.stage.collects
+            and self.pool.size > 0
+            and self._dispatched == 0
+            and schedule.position.stage_env_steps < self._config.collection.warmup_env_steps
+        )
+
+    def _start_call(self, index: int, handle: Any) -> Call | None:
+        """Work for an idle collector, unless the stage has its share of environment steps."""
+        schedule = self.schedule
+        if schedule.finished or not schedule.stage.collects or self._commands.paused:
+            return None
+        position = schedule.position
+        steps = position.stage_env_steps + self._intake.env_steps_in_flight
+        if steps >= schedule.env_steps_allowed(position.stage_updates):
+            return None
+        return self._intake.start(handle)
+
+    def _poll(self) -> None:
+        for event in self.pool.poll(POLL_S):
+            if isinstance(event, Done):
+                self._intake.take(event, self.schedule.position.updates)
+                continue
+            self._intake.give_up(event.tag, event.kind)
+            self._control.event("collector lost", index=event.index, kind=event.kind)
+            self._recorder.note(
+                f"collector {event.index} was lost ({event.kind}); another takes its place"
+            )
+
+    def _finish_blocks(self) -> None:
+        """Notes the blocks that are done, in their order."""
+        while self._blocks:
+            block = self._blocks[0]
+            references = [block.report, block.share]
+            ready, _ = ray.wait(references, num_returns=2, timeout=0)
+            if len(ready) < len(references):
+                return
+            report, share = ray.get(references)
+            self._blocks.popleft()
+            self._note(block, report, share)
+
+    def _note(self, block: _Block, report: BlockReport, share: StreamShare) -> None:
+        schedule = self.schedule
+        schedule.advance(block.size)
+        figures = {**self._figures(), "online_share": share.online_share}
+        self._recorder.block(report, schedule, figures)
+        self._recorder.show(
+            collectors=figures["collectors"],
+            collectors_desired=figures["collectors_wanted"],
+            shards_committed=figures["shards_committed"],
+            deaths=figures["deaths"],
+            online_share=share.online_share,
+            **({"staleness": figures["staleness"]} if "staleness" in figures else {}),
+        )
+        if block.published is not None:
+            is_last = schedule.position.stage_updates >= schedule.stage_total
+            self._evaluating.start(block.published, schedule.stage.name, is_last=is_last)
+
+    def _advance_stage(self) -> None:
+        schedule = self.schedule
+        if schedule.finished or self._blocks:
+            return
+        if schedule.position.stage_updates >= schedule.stage_total:
+            self._control.event("stage finished", stage=schedule.stage.name)
+            schedule.next_stage()
+            self._enter_stage()
+
+    def _enter_stage(self) -> None:
+        """Enters the schedule's stage, past those that have no updates."""
+        schedule = self.schedule
+        while not schedule.finished and schedule.stage_total == 0:
+            schedule.next_stage()
+        self._dispatched = schedule.position.stage_updates
+        if not schedule.finished:
+            self._parts.learner.enter.remote(schedule.stage.name)
+            self._control.event("stage begun", stage=schedule.stage.name)
+
+
+@ray.remote(num_cpus=0)
+def _run_state(position: Mapping[str, Any], stream: Mapping[str, Any]) -> dict[str, Any]:
+    """Puts a checkpoint's state together where the stream's part is, not in the driver."""
+    return {"position": dict(position), "stream": dict(stream)}
+
+
+def _position(checkpoint: Checkpoint | None) -> tuple[Position, set[int]]:
+    """Where the run goes on, and the collections whose rollouts its stream holds by then."""
+    if checkpoint is None:
+        return Position(), set()
+    state = checkpoint.state["run"]
+    position = Position(**state["position"])
+    online = state["stream"]["online"]
+    # The driver may have counted rollouts that the stream took in just behind the checkpoint.
+    uncounted = position.env_steps - sum(entry["rows"] for entry in online)
+    position.env_steps -= uncounted
+    position.stage_env_steps -= min(uncounted, position.stage_env_steps)
+    return position, {entry["sequence"] for entry in online}

@@ -1,0 +1,102 @@
+"""The evaluation service: held-out tasks under each protocol, on weights it is given."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from causeway.actors.evaluator import (
+    Evaluation,
+    context_shift,
+    evaluate,
+    optimal_return,
+    random_return,
+)
+from causeway.actors.summary import Summary
+from causeway.actors.tasks.family import find_split
+from causeway.actors.tasks.registry import load_family
+from causeway.cluster.config import RunConfig
+from causeway.cluster.learner import make_policy
+from causeway.cluster.streams import check_faults, open_data, row_cache
+from causeway.datasets.faults import DatasetError
+
+RANDOM_REPEATS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationReport:
+    """What the policy of one moment earns on the held-out tasks."""
+
+    updates: int
+    online: Evaluation
+    offline: Evaluation
+
+    def returns(self) -> dict[str, Summary]:
+        """The three returns by their names in `results.json`."""
+        return {
+            "prior_return": self.online.prior_return,
+            "online_context_return": self.online.adapted_return,
+            "offline_context_return": self.offline.adapted_return,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Both protocols in full, and how far their beliefs lie apart."""
+        return {
+            "online_prior": self.online.to_json(),
+            "offline": self.offline.to_json(),
+            "shift": context_shift(self.offline, self.online),
+        }
+
+
+class EvaluationService:
+    """Holds the held-out tasks with their true rewards, and their offline contexts."""
+
+    def __init__(self, config: RunConfig) -> None:
+        torch.set_num_threads(1)
+        self._config = config
+        self._family = load_family(config.data.family)
+        store = open_data(config)
+        self._policy = make_policy(config, store.layout)
+        cache = row_cache(config)
+        self._contexts, self._tasks = {}, []
+        for task in find_split(self._family, config.data.split).test:
+            try:
+                self._contexts[task.id] = cache.rows(store, task.id)
+            except DatasetError:  # named among the store's faults; the other tasks go on
+                continue
+            self._tasks.append(task)
+        check_faults(store, config)
+
+    def __repr__(self) -> str:
+        return f"Evaluator {self._config.data.family}"
+
+    def evaluate(self, updates: int, weights: Mapping[str, Tensor]) -> EvaluationReport:
+        """The weights' returns. One seed for all: policies meet the same starts and prior draws."""
+        self._policy.load_state_dict(weights)
+        return EvaluationReport(
+            updates=updates, online=self._under("online_prior"), offline=self._under("offline")
+        )
+
+    def references(self) -> dict[str, Summary | None]:
+        """What random actions and what knowing the task would earn."""
+        config = self._config
+        floor = random_return(
+            self._family, self._tasks, repeats=RANDOM_REPEATS, seed=config.run.seed
+        )
+        return {
+            "random_return": floor,
+            "oracle_return": optimal_return(self._family, self._tasks),
+        }
+
+    def _under(self, protocol: str) -> Evaluation:
+        return evaluate(
+            self._policy,
+            self._family,
+            self._tasks,
+            protocol=protocol,
+            config=self._config.evaluation,
+            seed=self._config.run.seed,
+            offline_contexts=self._contexts,
+        )

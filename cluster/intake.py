@@ -1,0 +1,186 @@
+"""The way of a rollout in a distributed run: assigned, gathered, committed, labelled, taken in.
+
+    assign -> collect -> staleness -> ledger -> label -> append
+              (pool)     (here)       (Redis)   (learner) (stream)
+
+Every step hands references on. What is given up is counted, by reason; what the ledger holds is
+taken in exactly once.
+"""
+
+import contextlib
+from collections import Counter, deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from causeway.actors.collector import Rollout
+from causeway.cluster.config import RunConfig
+from causeway.cluster.ledger import CommitResult, Ledger, ShardRecord
+from causeway.cluster.pool import Call, Done
+from causeway.cluster.redis_link import RedisAwayError
+from causeway.cluster.wiring import Parts
+from causeway.datasets.shards import read_shard
+
+MAX_ATTEMPTS = 3  # at taking a committed rollout in
+TAKEN_IN = (CommitResult.COMMITTED, CommitResult.DUPLICATE, CommitResult.SPOOLED)
+REFUSED = (CommitResult.FENCED, CommitResult.CONFLICT, CommitResult.REFUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A committed rollout on its way into the buffers."""
+
+    record: ShardRecord
+    attempt: int
+
+
+class Intake:
+    """Assigns collections and takes their rollouts in.
+
+    Args:
+        config: of the run.
+        parts: the actors.
+        ledger: of the run.
+        folder: the run's own.
+        next_sequence: the number of the next collection.
+        taken: the numbers of those whose rollouts the stream holds already.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        parts: Parts,
+        ledger: Ledger,
+        folder: Path,
+        *,
+        epoch: int,
+        next_sequence: int,
+        taken: set[int],
+    ) -> None:
+        self._config, self._parts, self._ledger, self._folder = config, parts, ledger, folder
+        self._epoch = epoch
+        self._taken = taken
+        self._assigned_steps: dict[int, int] = {}  # by collection in flight, an estimate
+        self._pending: dict[Any, _Pending] = {}  # by the reference of the append
+        self._staleness: deque[int] = deque(maxlen=50)
+        self.next_sequence = next_sequence
+        self.dropped: Counter[str] = Counter()
+        self.committed = 0
+
+    @property
+    def env_steps_in_flight(self) -> int:
+        """About how many steps are assigned, gathered or on their way in, but not counted yet."""
+        on_the_way = sum(pending.record.rows for pending in self._pending.values())
+        return sum(self._assigned_steps.values()) + on_the_way
+
+    @property
+    def num_pending(self) -> int:
+        """How many rollouts are on their way in."""
+        return len(self._pending)
+
+    @property
+    def staleness(self) -> float | None:
+        """Updates between the weights that acted and the newest, mean over the last rollouts."""
+        return sum(self._staleness) / len(self._staleness) if self._staleness else None
+
+    def start(self, handle: Any) -> Call:
+        """Sends a collector its next collection."""
+        sequence = self.next_sequence
+        self.next_sequence += 1
+        collector = self._config.collector
+        self._assigned_steps[sequence] = collector.prior_env_steps + collector.posterior_env_steps
+        assignments = self._parts.stream.assign.remote(sequence)
+        payload, metadata = handle.collect.options(num_returns=2).remote(assignments)
+        return Call(payload, metadata, tag=sequence)
+
+    def give_up(self, sequence: int | None, reason: str) -> None:
+        """Notes a collection that failed with its collector."""
+        if sequence is not None:
+            self._assigned_steps.pop(sequence, None)
+            self.dropped[reason] += 1
+
+    def take(self, done: Done, updates: int) -> None:
+        """Commits a gathered rollout and sends it on its way, unless it is stale or refused."""
+        record: ShardRecord = done.metadata
+        self._assigned_steps.pop(done.tag, None)
+        staleness = updates - record.version
+        if record.generation != self._epoch or staleness > self._config.collection.max_staleness:
+            self._drop(record, "stale")
+            return
+        self._staleness.append(max(staleness, 0))
+        answer = self._ledger.commit(record)
+        if answer in REFUSED:
+            self._drop(record, answer.value)
+        elif int(record.shard_id) not in self._taken:
+            self.committed += 1
+            self._send(record, done.payload, attempt=1)
+
+    def settle(self) -> list[ShardRecord]:
+        """The rollouts that have arrived in the buffers since the last call.
+
+        Raises:
+            RayError: one could not be taken in after several attempts.
+        """
+        if not self._pending:
+            return []
+        references = list(self._pending)
+        ready, _ = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+        arrived = []
+        for reference in ready:
+            pending = self._pending.pop(reference)
+            try:
+                ray.get(reference)
+            except RayError:
+                if pending.attempt >= MAX_ATTEMPTS:
+                    raise
+                self._send(pending.record, None, attempt=pending.attempt + 1)
+            else:
+                arrived.append(pending.record)
+        return arrived
+
+    def recover(self) -> int:
+        """Sends on what the ledger holds and the stream does not; gives how many there are.
+
+        After a restart these are the rollouts committed since the checkpoint.
+        """
+        try:
+            records, _ = self._ledger.records(None)
+        except RedisAwayError:
+            return 0
+        self.committed = len(records)
+        missing = [r for r in records if int(r.shard_id) not in self._taken]
+        for record in missing:
+            self._send(record, None, attempt=1)
+        known = [int(record.shard_id) + 1 for record in records]
+        self.next_sequence = max([self.next_sequence, *known])
+        return len(missing)
+
+    def _send(self, record: ShardRecord, payload: Any, *, attempt: int) -> None:
+        """Labels and appends a rollout; without a payload, from its file."""
+        sequence = int(record.shard_id)
+        self._taken.add(sequence)
+        if payload is None:
+            payload = ray.put(self._read(record))
+        stream, learner = self._parts.stream, self._parts.learner
+        contexts = stream.labelling_contexts.remote(record.task_id, sequence, record.episodes)
+        labelled = learner.label.remote(payload, contexts)
+        self._pending[stream.append.remote(labelled)] = _Pending(record, attempt)
+
+    def _read(self, record: ShardRecord) -> Rollout:
+        path = self._folder / record.path
+        return Rollout(
+            task_id=record.task_id,
+            trajectories=read_shard(path, record.sha256, self._parts.layout),
+            version=(record.generation, record.version),
+            collector=record.collector,
+            sequence=int(record.shard_id),
+        )
+
+    def _drop(self, record: ShardRecord, reason: str) -> None:
+        """Counts a rollout that is given up; its file is not in the ledger, so it is garbage."""
+        self.dropped[reason] += 1
+        with contextlib.suppress(OSError):
+            (self._folder / record.path).unlink()

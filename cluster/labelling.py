@@ -1,0 +1,73 @@
+"""From unlabelled rollouts to labelled ones: the learner's reward decoder, once per trajectory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from causeway.actors.collector import Rollout
+from causeway.datasets.batches import Episode, RowLayout
+from causeway.datasets.policy import AdaptivePolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledRollout:
+    """What one collection gathered, with the decoder's rewards."""
+
+    task_id: int
+    sequence: int
+    label_version: int  # updates of the decoder that labelled
+    episodes: list[Episode]
+
+
+def label_rollout(
+    policy: AdaptivePolicy,
+    rollout: Rollout,
+    contexts: Sequence[Float32[np.ndarray, "K W"]],
+    layout: RowLayout,
+    *,
+    label_version: int,
+    seed: int,
+    device: torch.device,
+) -> LabelledRollout:
+    """Labels every trajectory in one forward pass, each with a latent of its own context.
+
+    The latents depend on the seed and the rollout's number, not on when it is labelled.
+
+    Raises:
+        FloatingPointError: a label is not finite; nothing of the rollout may be trained on.
+    """
+    generator = torch.Generator(device).manual_seed(_mix(seed, rollout.sequence))
+    trajectories = rollout.trajectories
+    rewards = policy.label(
+        layout.context(torch.tensor(np.stack(contexts), device=device)),
+        _padded([t.observation for t in trajectories], device),
+        _padded([t.action for t in trajectories], device),
+        _padded([t.next_observation for t in trajectories], device),
+        generator,
+    )
+    labels = rewards.float().cpu().numpy()
+    episodes = [t.labelled(labels[n, : len(t)].copy()) for n, t in enumerate(trajectories)]
+    if not all(np.isfinite(episode.reward).all() for episode in episodes):
+        raise FloatingPointError(
+            f"the decoder gave a reward that is not finite to rollout {rollout.sequence}"
+        )
+    return LabelledRollout(
+        task_id=rollout.task_id,
+        sequence=rollout.sequence,
+        label_version=label_version,
+        episodes=episodes,
+    )
+
+
+def _mix(seed: int, sequence: int) -> int:
+    return int(np.random.SeedSequence([seed, sequence, 3]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _padded(arrays: list[np.ndarray], device: torch.device) -> Tensor:
+    """Arrays of [T, ...] as one tensor [N, longest T, ...], with zeros behind the short ones."""
+    tensors = [torch.tensor(array) for array in arrays]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True).to(device)

@@ -1,0 +1,161 @@
+"""Starting a run: its folder, its data, its Redis and Ray, and everything closed again at the end."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from causeway.cluster.checkpoint import FOLDER_NAME, Checkpoint, load_latest
+from causeway.cluster.collect_data import collect_data, has_data
+from causeway.cluster.config import CONFIG_NAME, RunConfig, load_run_config, save_run_config
+from causeway.cluster.config_io import ConfigError
+from causeway.cluster.progress import ProgressView
+from causeway.cluster.recorder import RESULTS_NAME, Recorder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    folder: Path
+    finished: bool
+    report: Path | None  # None: stopped before there was anything to report
+
+
+def new_run(config: RunConfig) -> tuple[RunConfig, Path]:
+    """The configuration with its name settled, and the new run's folder, which it writes.
+
+    Raises:
+        ConfigError: a run of the given name exists.
+    """
+    name, number = config.name, 1
+    while _is_used(Path(config.run.folder) / name):
+        if config.run.name is not None:
+            folder = Path(config.run.folder) / name
+            raise ConfigError(
+                f"run.name {name!r} is taken: {folder} holds a run. Continue it with "
+                f"'causeway resume {folder}', or choose another name with --run.name"
+            )
+        number += 1
+        name = f"{config.name}-{number}"
+    config = _named(config, name)
+    save_run_config(config, config.folder)
+    return config, config.folder
+
+
+def existing_run(folder: Path) -> tuple[RunConfig, Checkpoint, list[str]]:
+    """A run's configuration, its newest whole checkpoint, and what was wrong with newer ones.
+
+    Raises:
+        ConfigError: this is not the folder of a run.
+        CheckpointError: it has no usable checkpoint.
+    """
+    path = folder / CONFIG_NAME
+    if not path.exists():
+        raise ConfigError(
+            f"{folder} must be the folder of a run, but {CONFIG_NAME} is not there: "
+            "give the folder that 'causeway train' has named"
+        )
+    config = load_run_config(path)
+    here = config.replace(
+        run=_replace(config.run, folder=str(folder.resolve().parent), name=folder.resolve().name)
+    )
+    checkpoint, faults = load_latest(folder)
+    return here, checkpoint, faults
+
+
+def launch(config: RunConfig, checkpoint: Checkpoint | None, view: ProgressView) -> Outcome:
+    """Runs until the end or until interrupted; writes the report of whatever there is."""
+    folder = config.folder
+    if not has_data(config.data.path):
+        view.update(phase="collecting data", unit="tasks")
+        collect_data(
+            config.data,
+            overwrite=False,
+            progress=lambda done, total: view.update(completed=done, total=total),
+        )
+    view.update(phase="starting", note=str(folder))
+    recorder = Recorder(config, folder, view)
+    try:
+        started = _serial if config.run.serial else _distributed
+        with started(config, folder, recorder, checkpoint) as (run, stop):
+            finished = run.run(lambda: stop.is_set)
+    finally:
+        recorder.close()
+    report = None
+    if finished or (folder / "evaluations.json").exists():
+        from causeway.cluster.report.build import build_report
+
+        report = build_report(folder)
+    return Outcome(folder=folder, finished=finished, report=report)
+
+
+@contextlib.contextmanager
+def _serial(
+    config: RunConfig, folder: Path, recorder: Recorder, checkpoint: Checkpoint | None
+) -> Iterator[Any]:
+    from causeway.cluster.ray_local import StopSignal
+    from causeway.cluster.serial import SerialRun
+
+    with StopSignal(signal.SIGINT, signal.SIGTERM) as stop:
+        run = SerialRun(config, folder, recorder, checkpoint)
+        try:
+            yield run, stop
+        finally:
+            run.close()
+
+
+@contextlib.contextmanager
+def _distributed(
+    config: RunConfig, folder: Path, recorder: Recorder, checkpoint: Checkpoint | None
+) -> Iterator[Any]:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the workers of a local Ray
+    from causeway.cluster.dispatch import DistributedRun
+    from causeway.cluster.metrics import RayMetrics
+    from causeway.cluster.ray_local import StopSignal, ray_session
+
+    with (
+        run_services(config, folder) as (control, ledger),
+        ray_session(config.ray) as dashboard,
+        StopSignal(signal.SIGINT, signal.SIGTERM) as stop,
+    ):
+        if dashboard is not None:
+            recorder.note(f"Ray dashboard: {dashboard}")
+        recorder.listeners.append(RayMetrics(config.name).record)
+        run = DistributedRun(config, folder, recorder, control, ledger, checkpoint)
+        try:
+            yield run, stop
+        finally:
+            run.close()
+
+
+@contextlib.contextmanager
+def run_services(config: RunConfig, folder: Path) -> Iterator[Any]:
+    """The run's control plane and ledger, on the configured Redis or on one of its own."""
+    from causeway.cluster.control import Control, ControlConfig
+    from causeway.cluster.ledger import Ledger, LedgerConfig
+    from causeway.cluster.redis_link import LinkConfig, connect
+    from causeway.cluster.redis_server import redis_for_run
+
+    with redis_for_run(config.redis, folder, single_host=config.ray.is_local) as url:
+        with contextlib.closing(connect(url, LinkConfig())) as client:
+            control = Control(client, config.name, ControlConfig())
+            ledger = Ledger(client, config.name, folder / "spool.jsonl", LedgerConfig())
+            yield control, ledger
+
+
+def _is_used(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (CONFIG_NAME, FOLDER_NAME, RESULTS_NAME))
+
+
+def _named(config: RunConfig, name: str) -> RunConfig:
+    return config.replace(run=_replace(config.run, name=name))
+
+
+def _replace(section: Any, **fields: Any) -> Any:
+    import dataclasses
+
+    return dataclasses.replace(section, **fields)

@@ -1,0 +1,112 @@
+"""The learner service: the trainer behind the calls that the rest of a run makes.
+
+It runs blocks of updates, labels rollouts, publishes weights and writes checkpoints. Under Ray it
+is an actor with the GPU where there is one; in a serial run an object.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from causeway.actors.collector import Rollout
+from causeway.cluster.checkpoint import Checkpoint, save_checkpoint
+from causeway.cluster.config import RunConfig
+from causeway.cluster.labelling import LabelledRollout, label_rollout
+from causeway.datasets.batches import MetaBlock, RowLayout
+from causeway.datasets.policy import AdaptivePolicy
+from causeway.learners.algorithm import Algorithm
+from causeway.learners.registry import load_algorithm
+from causeway.learners.trainer import BlockMeans, Trainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockReport:
+    """What a block of updates did."""
+
+    stage: str
+    updates: int  # of the run, after the block
+    means: BlockMeans
+    seconds: float  # the learner worked
+
+
+class LearnerService:
+    """One trainer and what surrounds it."""
+
+    def __init__(self, config: RunConfig, layout: RowLayout) -> None:
+        torch.set_num_threads(config.trainer.threads)
+        self._config = config
+        self._layout = layout
+        self._trainer = Trainer(
+            make_algorithm(config, layout), layout, config.trainer, seed=config.run.seed
+        )
+
+    def __repr__(self) -> str:
+        return f"Learner {self._config.run.algorithm} on {self._trainer.device}"
+
+    def enter(self, stage: str) -> None:
+        """Goes over to a stage."""
+        stages = {s.name: s for s in self._trainer.algorithm.stages()}
+        self._trainer.enter(stages[stage])
+
+    def run_block(self, block: MetaBlock) -> BlockReport:
+        """A block's updates; see `Trainer.run_block`."""
+        started = time.perf_counter()
+        means = self._trainer.run_block(block)
+        return BlockReport(
+            stage=self._trainer.stage.name,
+            updates=self._trainer.updates,
+            means=means,
+            seconds=time.perf_counter() - started,
+        )
+
+    def label(self, rollout: Rollout, contexts: Sequence[np.ndarray]) -> LabelledRollout:
+        """The rollout with the decoder's rewards."""
+        return label_rollout(
+            self._trainer.algorithm.policy(),
+            rollout,
+            contexts,
+            self._layout,
+            label_version=self._trainer.updates,
+            seed=self._config.run.seed,
+            device=self._trainer.device,
+        )
+
+    def weights(self) -> tuple[int, dict[str, Tensor]]:
+        """The updates so far, and the inference parts on the CPU."""
+        return self._trainer.updates, self._trainer.weights()
+
+    def save(self, folder: Path, run_state: dict[str, Any]) -> Path:
+        """Writes a checkpoint of the trainer and of what the driver knows."""
+        tensors, values = self._trainer.state()
+        return save_checkpoint(
+            folder,
+            values["updates"],
+            tensors,
+            {"trainer": values, "run": run_state},
+            keep=self._config.schedule.keep_checkpoints,
+        )
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Continues from a checkpoint."""
+        self._trainer.load_state(checkpoint.tensors, checkpoint.state["trainer"])
+
+
+def make_algorithm(config: RunConfig, layout: RowLayout) -> Algorithm:
+    """The run's algorithm with fresh networks, the same ones for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)
+        algorithm: Algorithm = load_algorithm(config.run.algorithm)(
+            layout.observation_size, layout.action_size, config.hyperparameters
+        )
+    return algorithm
+
+
+def make_policy(config: RunConfig, layout: RowLayout) -> AdaptivePolicy:
+    """The inference parts alone, for an actor that will be given weights."""
+    return make_algorithm(config, layout).policy()

@@ -1,0 +1,155 @@
+"""What a run writes and shows: metrics, evaluations, results, the report and the live view."""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from causeway.actors.summary import Summary
+from causeway.cluster.config import RunConfig
+from causeway.cluster.evaluation import EvaluationReport
+from causeway.cluster.learner import BlockReport
+from causeway.cluster.metrics import MetricsWriter
+from causeway.cluster.progress import ProgressView
+from causeway.cluster.schedule import Schedule
+
+METRICS_NAME, EVALUATIONS_NAME, RESULTS_NAME = "metrics.jsonl", "evaluations.json", "results.json"
+
+
+class Recorder:
+    """Keeps what a run finds out, in its folder and on the screen.
+
+    Args:
+        config: of the run.
+        folder: the run's own.
+        view: where to show it; None shows nothing.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path, view: ProgressView | None) -> None:
+        self._config, self._folder, self._view = config, folder, view
+        self._writer = MetricsWriter(folder / METRICS_NAME)
+        self._evaluations = _read(folder / EVALUATIONS_NAME) or {"stages": {}, "curve": []}
+        self._last = (self._writer.time_s, 0, 0)  # time, updates and env steps of the last row
+        self.listeners: list[Any] = []  # called with each row
+
+    @property
+    def time_s(self) -> float:
+        """For how long the run has been at work."""
+        return self._writer.time_s
+
+    def rewind(self, updates: int) -> None:
+        """Forgets evaluations of updates that a return to a checkpoint has undone."""
+        curve = self._evaluations["curve"]
+        self._evaluations["curve"] = [point for point in curve if point["updates"] <= updates]
+
+    def note(self, text: str) -> None:
+        """A line of words for whoever watches."""
+        if self._view is not None:
+            self._view.print(text)
+
+    def block(self, report: BlockReport, schedule: Schedule, more: Mapping[str, Any]) -> None:
+        """Keeps and shows what a block of updates did; `more` are further fields of the row."""
+        position, now = schedule.position, self._writer.time_s
+        then, updates, env_steps = self._last
+        seconds = max(now - then, 1e-6)
+        self._last = (now, position.updates, position.env_steps)
+        row = {
+            "stage": report.stage,
+            "updates": position.updates,
+            "env_steps": position.env_steps,
+            "updates_per_s": (position.updates - updates) / seconds,
+            "env_steps_per_s": (position.env_steps - env_steps) / seconds,
+            "losses": report.means.losses,
+            "watched": report.means.watched,
+            **more,
+        }
+        self._writer.write(row)
+        for listener in self.listeners:
+            listener(row)
+        if self._view is not None:
+            self._view.update(
+                phase=f"{report.stage} training",
+                completed=position.stage_updates,
+                total=schedule.stage_total,
+                unit="updates",
+                updates=position.updates,
+                updates_per_s=row["updates_per_s"],
+                env_steps=position.env_steps,
+            )
+
+    def show(self, **fields: Any) -> None:
+        """Shows fields of the live view."""
+        if self._view is not None:
+            self._view.update(**fields)
+
+    def evaluated(self, report: EvaluationReport, stage: str, *, is_last: bool) -> None:
+        """Keeps an evaluation; the last one of a stage in full."""
+        returns = report.returns()
+        point = {name: summary.to_json() for name, summary in returns.items()}
+        curve = [p for p in self._evaluations["curve"] if p["updates"] != report.updates]
+        curve.append({"updates": report.updates, "stage": stage, **point})
+        self._evaluations["curve"] = sorted(curve, key=lambda p: int(p["updates"]))
+        if is_last:
+            self._evaluations["stages"][stage] = report.to_json()
+        write_json(self._folder / EVALUATIONS_NAME, self._evaluations)
+        self.show(**{name: summary.mean for name, summary in returns.items()})
+
+    def finish(
+        self, schedule: Schedule, references: Mapping[str, Summary | None], transitions: int
+    ) -> dict[str, Any]:
+        """Writes `results.json`; gives its contents."""
+        config = self._config
+        by_stage = {p["stage"]: p for p in self._evaluations["curve"]}  # the last of each stage
+        names = ("prior_return", "online_context_return", "offline_context_return")
+        results = {
+            "algorithm": config.run.algorithm,
+            "family": config.data.family,
+            "split": config.data.split,
+            "seed": config.run.seed,
+            "git_commit": git_commit(),
+            **{stage: {n: point[n] for n in names} for stage, point in by_stage.items()},
+            **{n: s.to_json() if s is not None else None for n, s in references.items()},
+            "updates": schedule.position.updates,
+            "env_steps": schedule.position.env_steps,
+            "self_supervised_transitions": transitions,
+            "wall_seconds": round(self.time_s, 1),
+        }
+        write_json(self._folder / RESULTS_NAME, results)
+        return results
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._writer.close()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON under a temporary name and renames it."""
+    temporary = path.with_suffix(f".partial-{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+    temporary.replace(path)
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this code runs from; None for an installed package."""
+    folder = Path(__file__).resolve().parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except OSError:
+        return None
+    return answer.stdout.strip() or None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found

@@ -1,0 +1,137 @@
+"""The components as Ray actors: each a thin class around one that knows no Ray."""
+
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from causeway.actors.collector import Assignment, Collector, Rollout
+from causeway.actors.tasks.family import find_split
+from causeway.actors.tasks.registry import load_family
+from causeway.cluster.checkpoint import load_checkpoint
+from causeway.cluster.config import RunConfig
+from causeway.cluster.evaluation import EvaluationReport, EvaluationService
+from causeway.cluster.learner import BlockReport, LearnerService, make_policy
+from causeway.cluster.ledger import ShardRecord
+from causeway.cluster.streams import TaskStream
+from causeway.cluster.weights import StoreHandle, WeightPublisher, WeightReader, decode
+from causeway.datasets.batches import MetaBlock, RowLayout
+from causeway.datasets.shards import write_shard
+
+SHARDS_NAME = "shards"
+PULL_TIMEOUT_S = 30.0
+
+Published = tuple[int, list[Any]]  # updates, and a list of one reference to the weights
+
+
+class StreamActor(TaskStream):
+    """A task stream that begins where a checkpoint's stream stood."""
+
+    def __init__(self, config: RunConfig, folder: Path, state: dict[str, Any] | None) -> None:
+        torch.set_num_threads(1)
+        family = load_family(config.data.family)
+        super().__init__(config, find_split(family, config.data.split).train, folder)
+        if state is not None:
+            self.load_state(state)
+
+
+class LearnerActor(LearnerService):
+    """The learner service that publishes its weights under this start's generation."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        layout: RowLayout,
+        store: StoreHandle,
+        generation: int,
+        checkpoint: Path | None,
+    ) -> None:
+        super().__init__(config, layout)
+        self._publisher = WeightPublisher(store)
+        self._generation = generation
+        self._published = -1
+        if checkpoint is not None:
+            self.load(load_checkpoint(checkpoint))
+        self.publish()
+
+    def run_block(self, block: MetaBlock) -> BlockReport:
+        """A block's updates, and its weights where it is time for them."""
+        report = super().run_block(block)
+        if report.updates - self._published >= self._config.collection.publish_every:
+            self.publish()
+        return report
+
+    def publish(self) -> Published:
+        """Publishes the weights; gives the updates and where the weights are."""
+        updates, weights = self.weights()
+        self._publisher.publish(self._generation, updates, weights)
+        self._published = updates
+        return updates, self._publisher.reference
+
+
+class CollectorActor:
+    """A collector that pulls weights before each collection and writes what it gathered.
+
+    It is given no task parameter that tells a reward: neither goals nor the family, whose dynamics
+    are a function that does not hold it.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        layout: RowLayout,
+        store: StoreHandle,
+        folder: Path,
+        epoch: int,
+        index: int,
+    ) -> None:
+        torch.set_num_threads(1)
+        family = load_family(config.data.family)
+        self._index, self._epoch, self._folder = index, epoch, folder
+        self._reader = WeightReader(store, PULL_TIMEOUT_S)
+        self._label = f"Collector[{index}] {config.data.family}"
+        self._collector = Collector(
+            make_policy(config, layout),
+            family.dynamics,
+            layout,
+            horizon=family.horizon,
+            config=config.collector,
+            seed=config.run.seed,
+            index=index,
+        )
+
+    def __repr__(self) -> str:
+        return self._label
+
+    def collect(self, assignments: list[Assignment]) -> tuple[Rollout, ShardRecord]:
+        """One collection: the rollout, and what the ledger is to know of its file."""
+        weights = self._reader.pull()
+        if weights is not None:
+            self._collector.set_weights(weights, self._reader.key)
+        (rollout,) = self._collector.collect(assignments)
+        path = f"{SHARDS_NAME}/{rollout.sequence:08d}-{self._epoch}.parquet"
+        shard = write_shard(self._folder / path, rollout.trajectories, rollout.task_id)
+        generation, version = rollout.version
+        return rollout, ShardRecord(
+            shard_id=f"{rollout.sequence:08d}",
+            path=path,
+            sha256=shard.sha256,
+            task_id=rollout.task_id,
+            rows=shard.rows,
+            episodes=len(rollout.trajectories),
+            num_bytes=shard.bytes,
+            collector=self._index,
+            generation=generation,
+            version=version,
+            epoch=self._epoch,
+        )
+
+
+class EvaluatorActor(EvaluationService):
+    """The evaluation service, given weights by reference."""
+
+    def evaluate_published(self, published: Published) -> EvaluationReport:
+        """The returns of weights that the learner has published."""
+        updates, (reference,) = published
+        return self.evaluate(updates, decode(ray.get(reference)))

@@ -1,0 +1,198 @@
+"""Task streams: the one component that holds the data, and the only one that changes it.
+
+A stream opens the data set, draws blocks of meta-batches for the learner, hands out assignments to
+collectors, and takes labelled rollouts in. Under Ray it is an actor; in a serial run an object.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from causeway.actors.collector import Assignment
+from causeway.actors.tasks.family import Task
+from causeway.cluster.config import RunConfig
+from causeway.cluster.labelling import LabelledRollout
+from causeway.datasets.batches import MetaBlock
+from causeway.datasets.buffers import open_buffers
+from causeway.datasets.cache import RowCache, default_cache_folder
+from causeway.datasets.faults import DatasetError
+from causeway.datasets.sampler import MetaSampler
+from causeway.datasets.shards import read_part, write_part
+from causeway.datasets.store import DatasetStore
+
+Rows = Float32[np.ndarray, "K W"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamInfo:
+    """What a stream found when it opened the data set."""
+
+    tasks: tuple[int, ...]
+    rows: int
+    mode: str  # mapped or streamed
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamShare:
+    """How far the online part has grown."""
+
+    online_rows: int
+    online_share: float  # of what is drawn next
+
+
+class TaskStream:
+    """The training tasks' buffers and all that is drawn from them.
+
+    Args:
+        config: of the run.
+        tasks: of the split's training part.
+        folder: the run's folder, where labelled rollouts are kept.
+    """
+
+    def __init__(self, config: RunConfig, tasks: Sequence[Task], folder: Path) -> None:
+        self._config = config
+        self._folder = folder / "online"
+        self._store = open_data(config)
+        self._layout = self._store.layout
+        self._tasks = {task.id: task for task in tasks}
+        self._open = open_buffers(
+            self._store,
+            row_cache(config),
+            [task for task in self._store.task_ids("train") if task in self._tasks],
+            config.sampler,
+            config.run.seed,
+        )
+        check_faults(self._store, config)
+        self._buffers = self._open.buffers
+        self._sampler = MetaSampler(self._buffers, config.sampler, config.run.seed)
+        self._online: list[dict[str, Any]] = []  # the labelled parts in the order they came
+
+    def __repr__(self) -> str:
+        return f"TaskStream {self._config.data.family}"
+
+    def info(self) -> StreamInfo:
+        """What was found."""
+        return StreamInfo(
+            tasks=tuple(self._buffers),
+            rows=sum(buffer.num_rows for buffer in self._buffers.values()),
+            mode=self._open.mode,
+            faults=tuple(str(fault) for fault in self._store.faults),
+        )
+
+    def sample_block(
+        self, updates: int, *, with_state: bool
+    ) -> tuple[MetaBlock, dict[str, Any] | None]:
+        """The next updates' meta-batches and, if asked, the state that goes on behind them."""
+        block = self._sampler.sample_block(updates)
+        return block, self.state() if with_state else None
+
+    def assign(self, sequence: int) -> list[Assignment]:
+        """The collection with that number; which task it is in depends on seed and number alone."""
+        generator = np.random.default_rng([self._config.run.seed, sequence, 1])
+        task = int(generator.choice(list(self._buffers)))
+        return [
+            Assignment(
+                task_id=task,
+                dynamics=self._tasks[task].dynamics,
+                labelling_context=self._offline(task, generator, 4),
+                sequence=sequence,
+            )
+        ]
+
+    def labelling_contexts(self, task: int, sequence: int, count: int) -> list[Rows]:
+        """Offline transitions of the task, drawn anew for each of `count` trajectories.
+
+        Pong et al. 2022 (arXiv:2107.03974), sec. 5.2: labels come from offline context alone.
+        """
+        generator = np.random.default_rng([self._config.run.seed, sequence, 2])
+        return [self._offline(task, generator, 1) for _ in range(count)]
+
+    def append(self, rollout: LabelledRollout) -> StreamShare:
+        """Takes a labelled rollout in: written to the run's folder first, then drawn from."""
+        path = self._part_path(rollout.sequence)
+        part = write_part(path, rollout.episodes, rollout.task_id, rollout.label_version)
+        entry = {
+            "sequence": rollout.sequence,
+            "task": rollout.task_id,
+            "rows": part.rows,
+            "sha256": part.sha256,
+        }
+        self._take(entry, rollout.episodes)
+        return self.share()
+
+    def share(self) -> StreamShare:
+        """How far the online part has grown."""
+        return StreamShare(
+            online_rows=sum(buffer.num_online_rows for buffer in self._buffers.values()),
+            online_share=self._sampler.online_share,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Random state and the online parts in their order, in JSON's types."""
+        return {"sampler": self._sampler.state_dict(), "online": list(self._online)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continues from `state()`; online parts are read again from the run's folder."""
+        if self._online:
+            raise ValueError("a stream's state can be loaded only before anything is appended")
+        for entry in state["online"]:
+            path = self._part_path(entry["sequence"])
+            self._take(entry, read_part(path, entry["sha256"], self._layout))
+        self._sampler.load_state_dict(state["sampler"])
+
+    def close(self) -> None:
+        """Stops reading ahead."""
+        self._open.close()
+
+    def _take(self, entry: dict[str, Any], episodes: Sequence[Any]) -> None:
+        rows = np.concatenate([self._layout.pack(episode) for episode in episodes])
+        self._buffers[entry["task"]].append(rows)
+        self._online.append(entry)
+
+    def _offline(self, task: int, generator: np.random.Generator, contexts: int) -> Rows:
+        buffer = self._buffers[task]
+        count = min(contexts * self._config.sampler.context_per_task, buffer.offline.num_rows)
+        return buffer.draw_offline(generator, count)
+
+    def _part_path(self, sequence: int) -> Path:
+        return self._folder / f"part-{sequence:08d}.parquet"
+
+
+def open_data(config: RunConfig) -> DatasetStore:
+    """The run's data set, once it is known to be of the run's family.
+
+    Raises:
+        DatasetError: there is none, or it is of another family or split.
+    """
+    store = DatasetStore.open(config.data.path, strict=config.data.strict)
+    found = (store.manifest.family, store.manifest.split)
+    wanted = (config.data.family, config.data.split)
+    if found != wanted:
+        raise DatasetError(
+            f"data.path {config.data.path} must hold family and split {' '.join(wanted)!r}, "
+            f"it holds {' '.join(found)!r}: set data.family and data.split to these, or data.path "
+            "to another folder"
+        )
+    return store
+
+
+def check_faults(store: DatasetStore, config: RunConfig) -> None:
+    """Raises DatasetError where more of the data set is damaged than the run puts up with."""
+    if store.fault_share > config.data.max_fault_share:
+        raise DatasetError(
+            f"{config.data.path}: {store.fault_share:.0%} of its parts are damaged, more than "
+            f"data.max_fault_share ({config.data.max_fault_share:.0%}) allows: "
+            + "; ".join(str(fault) for fault in store.faults[:3])
+        )
+
+
+def row_cache(config: RunConfig) -> RowCache:
+    """This node's cache of decoded rows."""
+    folder = config.data.cache_folder
+    place = Path(folder) if folder is not None else default_cache_folder()
+    return RowCache(place, config.data.cache_bytes)

@@ -1,0 +1,90 @@
+"""The flow of a distributed run on one screen: who there is, and what each is given.
+
+    task stream --blocks--> learner --weights--> weight store --weights--> collectors
+         ^                     |                                               |
+         +--- labelled --------+<------------- unlabelled rollouts ------------+
+                               +--weights--> evaluator
+
+References flow between the actors; the driver (`dispatch.py`) moves them and touches no data.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from causeway.cluster.checkpoint import Checkpoint
+from causeway.cluster.config import RunConfig
+from causeway.cluster.naming import actor_name
+from causeway.cluster.pool import actor_options
+from causeway.cluster.remote import CollectorActor, EvaluatorActor, LearnerActor, StreamActor
+from causeway.cluster.streams import open_data
+from causeway.cluster.weights import start_weight_store
+from causeway.datasets.batches import RowLayout
+
+Handle = Any  # of an actor; a handle's methods have no types
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The actors of a run. Collectors and evaluators are made anew when they die."""
+
+    stream: Handle
+    learner: Handle
+    store: Handle
+    make_collector: Callable[[int], ActorHandle[Any]]
+    make_evaluator: Callable[[int], Handle]
+    layout: RowLayout
+
+
+def wire(config: RunConfig, folder: Path, epoch: int, checkpoint: Checkpoint | None) -> Parts:
+    """Starts the actors of a run on the Ray that this process is connected to.
+
+    Args:
+        config: of the run.
+        folder: the run's own, which every node reaches.
+        epoch: of this start in the ledger; it is the weights' generation too.
+        checkpoint: where to go on from; None begins.
+    """
+    layout = open_data(config).layout
+    name = config.name
+    cpus = 0.0 if config.ray.is_local else config.collection.cpus_per_collector
+    resources = None if config.ray.is_local else config.collection.resources or None
+    gpus = 1 if config.trainer.device == "cuda" else 0
+
+    def actor(component: type, role: str, index: int | None = None, **options: Any) -> Any:
+        options = {"num_cpus": 0, "scheduling_strategy": "DEFAULT", **options}
+        return ray.remote(**options)(component).options(name=actor_name(name, role, index))
+
+    store = start_weight_store(name)
+    stream_state = checkpoint.state["run"]["stream"] if checkpoint is not None else None
+    stream = actor(StreamActor, "stream").remote(config, folder, stream_state)
+    path = checkpoint.path if checkpoint is not None else None
+    learner = actor(LearnerActor, "learner", num_cpus=1, num_gpus=gpus).remote(
+        config, layout, store, epoch, path
+    )
+
+    def make_collector(index: int) -> ActorHandle[Any]:
+        options = actor_options(
+            actor_name(name, "collector", index), num_cpus=cpus, resources=resources
+        )
+        remote: Any = ray.remote(CollectorActor)
+        handle: ActorHandle[Any] = remote.options(**options).remote(
+            config, layout, store, folder, epoch, index
+        )
+        return handle
+
+    def make_evaluator(attempt: int) -> Handle:
+        return actor(EvaluatorActor, "evaluator", attempt).remote(config)
+
+    return Parts(
+        stream=stream,
+        learner=learner,
+        store=store,
+        make_collector=make_collector,
+        make_evaluator=make_evaluator,
+        layout=layout,
+    )
