@@ -238,7 +238,7 @@ class DistributedRun:
         return figures
 
     def _fill_queue(self) -> None:
-        """Keeps the learner's queue at its depth, as far as the stage and the control plane allow."""
+        """Keeps the learner's queue at its depth, as far as stage and control plane allow."""
         schedule = self.schedule
         while (
             not schedule.finished
@@ -303,7 +303,7 @@ class DistributedRun:
                 self._intake.take(event, self.schedule.position.updates)
                 continue
             self._intake.give_up(event.tag, event.kind)
-            self._control.event("collector lost", index=event.index, kind=event.kind)
+            self._control.event("collector lost", index=event.index, cause=event.kind)
             self._recorder.note(
                 f"collector {event.index} was lost ({event.kind}); another takes its place"
             )

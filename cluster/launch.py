@@ -1,6 +1,7 @@
-"""Starting a run: its folder, its data, its Redis and Ray, and everything closed again at the end."""
+"""Starting a run: its folder, data, Redis and Ray, and everything closed again at the end."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 from collections.abc import Iterator
@@ -61,7 +62,9 @@ def existing_run(folder: Path) -> tuple[RunConfig, Checkpoint, list[str]]:
         )
     config = load_run_config(path)
     here = config.replace(
-        run=_replace(config.run, folder=str(folder.resolve().parent), name=folder.resolve().name)
+        run=dataclasses.replace(
+            config.run, folder=str(folder.resolve().parent), name=folder.resolve().name
+        )
     )
     checkpoint, faults = load_latest(folder)
     return here, checkpoint, faults
@@ -140,11 +143,12 @@ def run_services(config: RunConfig, folder: Path) -> Iterator[Any]:
     from causeway.cluster.redis_link import LinkConfig, connect
     from causeway.cluster.redis_server import redis_for_run
 
-    with redis_for_run(config.redis, folder, single_host=config.ray.is_local) as url:
-        with contextlib.closing(connect(url, LinkConfig())) as client:
-            control = Control(client, config.name, ControlConfig())
-            ledger = Ledger(client, config.name, folder / "spool.jsonl", LedgerConfig())
-            yield control, ledger
+    with (
+        redis_for_run(config.redis, folder, single_host=config.ray.is_local) as url,
+        contextlib.closing(connect(url, LinkConfig())) as client,
+    ):
+        control = Control(client, config.name, ControlConfig())
+        yield control, Ledger(client, config.name, folder / "spool.jsonl", LedgerConfig())
 
 
 def _is_used(folder: Path) -> bool:
@@ -152,10 +156,4 @@ def _is_used(folder: Path) -> bool:
 
 
 def _named(config: RunConfig, name: str) -> RunConfig:
-    return config.replace(run=_replace(config.run, name=name))
-
-
-def _replace(section: Any, **fields: Any) -> Any:
-    import dataclasses
-
-    return dataclasses.replace(section, **fields)
+    return config.replace(run=dataclasses.replace(config.run, name=name))

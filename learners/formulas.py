@@ -59,12 +59,12 @@ def kl_between_gaussians(
 def draw_gaussian(
     belief: Float[Tensor, "N 2 Z"], noise: Float[Tensor, "N Z"]
 ) -> Float[Tensor, "N Z"]:
-    """mean + sqrt(variance) * noise: differentiable in the belief (reparameterised)."""
+    """Mean + sqrt(variance) * noise: differentiable in the belief (reparameterised)."""
     return belief[:, 0] + belief[:, 1].sqrt() * noise
 
 
 def tanh_log_jacobian(raw: Tensor) -> Tensor:
-    """log |d tanh(u) / du| per element, stable for large |u|: 2 (log 2 - u - softplus(-2u))."""
+    """Log |d tanh(u) / du| per element, stable for large |u|: 2 (log 2 - u - softplus(-2u))."""
     return 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
 
 

@@ -64,7 +64,7 @@ class Critics(nn.Module):
         """Q_k(s, a, z) for each member k."""
         x = torch.cat([s, a, spread(z, s)], dim=-1)
         q: Tensor = self.body(x.flatten(0, 1))  # [E, N * B, 1]
-        return q[..., 0].unflatten(1, x.shape[:2])
+        return q.reshape(-1, *x.shape[:2])
 
 
 class GaussianEncoder(nn.Module):

@@ -15,12 +15,10 @@ KL weight and its mean over tasks (`kl_weight`, `kl_over_tasks`), the latent of 
 target critics start as copies, and losses are taken before any network is stepped.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, assert_never
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -142,6 +140,7 @@ def critic_loss(q: Float[Tensor, "E N B"], target: Float[Tensor, "N B"]) -> Floa
 def reward_loss(
     predicted: Float[Tensor, "N B"],
     reward: Float[Tensor, "N B"],
+    mask: Bool[Tensor, "N B"] | None,
     *,
     reduction: Literal["rl_batch", "context_sum"],
 ) -> Float[Tensor, ""]:
@@ -152,11 +151,19 @@ def reward_loss(
 
     Paper, sec. 5.1, is the second. Departs from it by default: the mean over the RL
     batch, as in the authors' code, where the loss does not grow with the size of the context.
+
+    Args:
+        predicted: by the decoder.
+        reward: unscaled.
+        mask: True for real transitions; None where there is no padding.
+        reduction: which of the two.
     """
     error = (predicted - reward).square()
+    if mask is not None:
+        error = torch.where(mask, error, 0.0)
     match reduction:
         case "rl_batch":
-            return error.mean()
+            return error.mean() if mask is None else error.sum() / mask.sum().clamp_min(1)
         case "context_sum":
             return error.sum(1).mean()
         case _:
@@ -367,10 +374,14 @@ class Smac:
     def _context_losses(self, batch: MetaBatch, belief: Tensor, z: Tensor) -> dict[str, Tensor]:
         """What alone trains encoder and decoder."""
         config = self.config
-        data = batch.transitions if config.reward_error == "rl_batch" else batch.context
+        on_context = config.reward_error == "context_sum"
+        data = batch.context if on_context else batch.transitions
+        mask = batch.context.mask if on_context else None
         predicted = self._policy.reward(data.observation, data.action, data.next_observation, z)
         return {
-            "reward": reward_loss(predicted.float(), data.reward, reduction=config.reward_error),
+            "reward": reward_loss(
+                predicted.float(), data.reward, mask, reduction=config.reward_error
+            ),
             "kl": kl_loss(belief, kl_weight=config.kl_weight, over_tasks=config.kl_over_tasks),
         }
 

@@ -109,9 +109,9 @@ class Trainer:
         return means
 
     def weights(self) -> dict[str, Tensor]:
-        """The inference parts on the CPU, for broadcast."""
+        """A copy of the inference parts on the CPU, for broadcast; later updates leave it alone."""
         state = self.algorithm.policy().state_dict()
-        return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+        return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that an equal continuation needs: tensors by name, and what JSON can hold."""

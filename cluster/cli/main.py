@@ -15,10 +15,13 @@ import typer
 
 from causeway import __version__
 from causeway.cluster.cli.algorithms import algorithms
+from causeway.cluster.cli.control import events, pause, scale, status, stop, unpause
+from causeway.cluster.cli.data import data
 from causeway.cluster.cli.doctor import doctor
 from causeway.cluster.cli.families import families
 from causeway.cluster.cli.invocation import Invocation, split_arguments
 from causeway.cluster.cli.output import complain, print_line
+from causeway.cluster.cli.report import evaluate, report
 from causeway.cluster.cli.train import resume, train
 from causeway.cluster.config_yaml import ConfigError
 
@@ -40,6 +43,15 @@ class Command:
 COMMANDS = (
     Command(name="train", run=train, takes_overrides=True),
     Command(name="resume", run=resume),
+    Command(name="status", run=status),
+    Command(name="scale", run=scale),
+    Command(name="pause", run=pause),
+    Command(name="unpause", run=unpause),
+    Command(name="stop", run=stop),
+    Command(name="events", run=events),
+    Command(name="evaluate", run=evaluate),
+    Command(name="report", run=report),
+    Command(name="data", run=data),
     Command(name="doctor", run=doctor),
     Command(name="families", run=families),
     Command(name="algorithms", run=algorithms),

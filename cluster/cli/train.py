@@ -65,9 +65,11 @@ def print_results(folder: Path) -> None:
         [name.replace("_", " "), *(_interval(results[stage][name]) for stage in stages)]
         for name in names
     ]
-    for name in ("oracle_return", "random_return"):
-        if results[name] is not None:
-            rows.append([name.replace("_", " "), *[_interval(results[name])] * len(stages)])
+    rows += [
+        [name.replace("_", " "), *[_interval(results[name])] * len(stages)]
+        for name in ("oracle_return", "random_return")
+        if results[name] is not None
+    ]
     print_table(("held-out tasks", *(f"after {stage}" for stage in stages)), rows)
 
 
