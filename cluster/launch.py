@@ -61,13 +61,10 @@ def existing_run(folder: Path) -> tuple[RunConfig, Checkpoint, list[str]]:
             "give the folder that 'causeway train' has named"
         )
     config = load_run_config(path)
-    here = config.replace(
-        run=dataclasses.replace(
-            config.run, folder=str(folder.resolve().parent), name=folder.resolve().name
-        )
-    )
+    here = folder.resolve()  # it may have been moved since
+    run = dataclasses.replace(config.run, folder=str(here.parent), name=here.name)
     checkpoint, faults = load_latest(folder)
-    return here, checkpoint, faults
+    return config.replace(run=run), checkpoint, faults
 
 
 def launch(config: RunConfig, checkpoint: Checkpoint | None, view: ProgressView) -> Outcome:

@@ -15,7 +15,7 @@ from causeway.cluster.evaluation import EvaluationReport, EvaluationService
 from causeway.cluster.learner import BlockReport, LearnerService, make_policy
 from causeway.cluster.ledger import ShardRecord
 from causeway.cluster.streams import TaskStream
-from causeway.cluster.weights import FlatWeights, StoreHandle, WeightPublisher, WeightReader, decode
+from causeway.cluster.weights import StoreHandle, WeightPublisher, WeightReader, decode
 from causeway.datasets.batches import MetaBlock, RowLayout
 from causeway.datasets.shards import write_shard
 
@@ -134,5 +134,5 @@ class EvaluatorActor(EvaluationService):
     def evaluate_published(self, published: Published) -> EvaluationReport:
         """The returns of weights that the learner has published."""
         updates, (reference,) = published
-        weights: FlatWeights = ray.get(reference)
+        weights: Any = ray.get(reference)
         return self.evaluate(updates, decode(weights))
