@@ -18,7 +18,8 @@ def load_algorithm(name: str) -> Any:
     """The class of an algorithm by its name, or of the user's own by `module:Class`.
 
     Raises:
-        ValueError: no algorithm has this name; the known ones and the nearest are listed.
+        ValueError: no algorithm has this name (the known ones and the nearest are listed), or it
+            cannot be imported.
     """
     target = ALGORITHMS.get(name, name)
     if ":" not in target:
@@ -31,5 +32,5 @@ def load_algorithm(name: str) -> Any:
     module, _, attribute = target.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"algorithm {name!r} could not be loaded: {error}") from error

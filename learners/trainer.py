@@ -115,11 +115,7 @@ class Trainer:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that an equal continuation needs: tensors by name, and what JSON can hold."""
-        tensors = {
-            f"model.{module}.{name}": value
-            for module, network in self.algorithm.modules().items()
-            for name, value in network.state_dict().items()
-        }
+        tensors = self._model_tensors()
         adam = self.optimiser.state_dict()
         for index, slots in adam["state"].items():
             tensors |= {f"adam.{index}.{name}": value for name, value in slots.items()}
@@ -131,17 +127,13 @@ class Trainer:
         """Continues from `state()`.
 
         Raises:
-            ValueError: the state is of other networks; the first name that differs is given.
+            ValueError: the state is of other networks, the first of whose names is given, or of a
+                stage that the algorithm lacks. Nothing was loaded.
         """
-        for module, network in self.algorithm.modules().items():
-            prefix = f"model.{module}."
-            mine = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-            try:
-                network.load_state_dict(mine)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"the checkpoint's {module!r} is not the configured one: {error}"
-                ) from error
+        stage = self._stage_of(values["stage"])
+        self._check_networks({n: t for n, t in tensors.items() if n.startswith("model.")})
+        for name, mine in self._model_tensors().items():
+            mine.copy_(tensors[name])
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("adam."):
@@ -150,7 +142,34 @@ class Trainer:
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
         self.generator.set_state(tensors["generator"].cpu())
         self.updates = int(values["updates"])
-        self.enter({stage.name: stage for stage in self.algorithm.stages()}[values["stage"]])
+        self.enter(stage)
+
+    def _model_tensors(self) -> dict[str, Tensor]:
+        """Every network's own tensors, not copies, by module and name."""
+        return {
+            f"model.{module}.{name}": value
+            for module, network in self.algorithm.modules().items()
+            for name, value in network.state_dict().items()
+        }
+
+    def _check_networks(self, theirs: Mapping[str, Tensor]) -> None:
+        mine = self._model_tensors()
+        for name in (*mine, *theirs):
+            here, there = (list(t[name].shape) if name in t else "absent" for t in (mine, theirs))
+            if here != there:
+                raise ValueError(
+                    f"the checkpoint must be of the configured networks, got {there} for "
+                    f"{name!r}, which is {here} here: resume with the configuration of its run"
+                )
+
+    def _stage_of(self, name: str) -> Stage:
+        stages = {stage.name: stage for stage in self.algorithm.stages()}
+        if name not in stages:
+            raise ValueError(
+                f"the checkpoint's stage must be one of {', '.join(stages)}, got {name!r}: "
+                "resume with the algorithm of its run"
+            )
+        return stages[name]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.precision == "float32":
