@@ -1,0 +1,95 @@
+"""Small batches and algorithms for the tests of this folder."""
+
+import numpy as np
+import torch
+from hypothesis import settings
+
+from causeway.datasets.batches import MetaBlock, RowLayout
+from causeway.learners.registry import load_algorithm
+from causeway.learners.smac import Smac, SmacConfig
+from causeway.learners.trainer import Trainer, TrainerConfig
+
+LAYOUT = RowLayout(observation_size=3, action_size=2)
+CPU = TrainerConfig(device="cpu")
+derandomised = settings(derandomize=True, deadline=None, max_examples=50)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def doubles(*shape, seed=0, low=-1.0, high=1.0):
+    """Uniform float64 numbers."""
+    return torch.from_numpy(np.random.default_rng(seed).uniform(low, high, shape))
+
+
+def make_rows(rng, *shape):
+    """Random transitions; about a third are true ends, a third time limits, some are both."""
+    o, a = LAYOUT.observation_size, LAYOUT.action_size
+    columns = [
+        rng.normal(size=(*shape, o)),
+        rng.uniform(-1, 1, (*shape, a)),
+        rng.normal(size=(*shape, 1)),
+        rng.normal(size=(*shape, o)),
+        rng.random((*shape, 2)) < 1 / 3,
+    ]
+    return np.concatenate(columns, axis=-1).astype(np.float32)
+
+
+def make_block(seed=0, updates=2, tasks=3, transitions=6, context=5):
+    rng = np.random.default_rng(seed)
+    return MetaBlock(
+        task=rng.integers(0, 9, (updates, tasks)),
+        context=make_rows(rng, updates, tasks, context),
+        transitions=make_rows(rng, updates, tasks, transitions),
+    )
+
+
+def make_batch(seed=0, **sizes):
+    return make_block(seed, updates=1, **sizes).meta_batch(0, LAYOUT, torch.device("cpu"))
+
+
+def make_smac(seed=0, **changes):
+    """SMAC with small networks; leaves torch's global generator as it was."""
+    small = {
+        "latent_dim": 4,
+        "encoder_hidden": (8,),
+        "decoder_hidden": (8,),
+        "critic_hidden": (8, 8),
+        "actor_hidden": (8, 8),
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Smac(LAYOUT.observation_size, LAYOUT.action_size, SmacConfig(**{**small, **changes}))
+
+
+def make_algorithm(name, seed=0):
+    """Any registered algorithm as it comes: default hyperparameters."""
+    cls = load_algorithm(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return cls(LAYOUT.observation_size, LAYOUT.action_size, cls.Config())
+
+
+def make_trainer(algorithm, seed=0, config=CPU):
+    return Trainer(algorithm, LAYOUT, config, seed=seed)
+
+
+def parameters_of(algorithm):
+    """A copy of every parameter and buffer, by module and name."""
+    return {
+        (module, name): value.detach().clone()
+        for module, network in algorithm.modules().items()
+        for name, value in network.state_dict().items()
+    }
+
+
+def modules_with_gradient(algorithm):
+    """The modules with a gradient that is not zero; in each, every parameter must have one."""
+    found = set()
+    for name, module in algorithm.modules().items():
+        reached = [p.grad is not None and bool(p.grad.any()) for p in module.parameters()]
+        if any(reached):
+            assert all(reached), f"some of {name}'s parameters have no gradient"
+            found.add(name)
+    return found
