@@ -9,7 +9,7 @@ taken in exactly once.
 
 import contextlib
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class _Pending:
 
     record: ShardRecord
     attempt: int
+    labelled: bool  # True: being appended
 
 
 class Intake:
@@ -64,7 +65,7 @@ class Intake:
         self._epoch = epoch
         self._taken = taken
         self._assigned_steps: dict[int, int] = {}  # by collection in flight, an estimate
-        self._pending: dict[Any, _Pending] = {}  # by the reference of the append
+        self._pending: dict[Any, _Pending] = {}  # by the reference of what is under way
         self._staleness: deque[int] = deque(maxlen=50)
         self.next_sequence = next_sequence
         self.dropped: Counter[str] = Counter()
@@ -128,18 +129,26 @@ class Intake:
             return []
         references = list(self._pending)
         ready, _ = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
-        arrived = []
-        for reference in ready:
-            pending = self._pending.pop(reference)
-            try:
+        moved = [self._advance(reference, self._pending.pop(reference)) for reference in ready]
+        return [record for record in moved if record is not None]
+
+    def _advance(self, reference: Any, pending: _Pending) -> ShardRecord | None:
+        """Sends a labelled rollout on to the stream; gives the record of one that has arrived.
+
+        It is sent only now, and not together with its label: an actor runs its calls in order, so
+        the stream would stand still behind an append that waits for the learner.
+        """
+        try:
+            if pending.labelled:
                 ray.get(reference)
-            except RayError:
-                if pending.attempt >= MAX_ATTEMPTS:
-                    raise
-                self._send(pending.record, None, attempt=pending.attempt + 1)
-            else:
-                arrived.append(pending.record)
-        return arrived
+                return pending.record
+            append = self._parts.stream.append.remote(reference)
+            self._pending[append] = replace(pending, labelled=True)
+        except RayError:
+            if pending.attempt >= MAX_ATTEMPTS:
+                raise
+            self._send(pending.record, None, attempt=pending.attempt + 1)
+        return None
 
     def recover(self) -> int:
         """Sends on what the ledger holds and the stream does not; gives how many there are.
@@ -167,7 +176,7 @@ class Intake:
         stream, learner = self._parts.stream, self._parts.learner
         contexts = stream.labelling_contexts.remote(record.task_id, sequence, record.episodes)
         labelled = learner.label.remote(payload, contexts)
-        self._pending[stream.append.remote(labelled)] = _Pending(record, attempt)
+        self._pending[labelled] = _Pending(record, attempt, labelled=False)
 
     def _read(self, record: ShardRecord) -> Rollout:
         path = self._folder / record.path

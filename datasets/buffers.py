@@ -11,9 +11,11 @@ import numpy as np
 
 from causeway.datasets.cache import RowCache
 from causeway.datasets.faults import DatasetError
-from causeway.datasets.rows import ROW_DTYPE, MappedRows, RowFile, StreamedRows
-from causeway.datasets.sampler import SamplerConfig, TaskBuffer
+from causeway.datasets.rows import ROW_DTYPE, MappedRows
+from causeway.datasets.sampler import SamplerConfig
 from causeway.datasets.store import DatasetStore
+from causeway.datasets.streaming import RowFile, StreamedRows
+from causeway.datasets.task_buffer import TaskBuffer
 
 POSITION_BYTES = 8  # a stream notes the position of each row of its pool
 
@@ -68,7 +70,7 @@ def open_buffers(
 
     Raises:
         DatasetError: if no task has a readable part, or the memory budget is too small for the
-            smallest pool.
+            smallest pool, or a row group for a whole episode where contexts are of such.
     """
     paths = _row_files(store, cache, tasks)
     skipped = tuple(task for task in tasks if task not in paths)
@@ -82,8 +84,9 @@ def open_buffers(
     fits = total_bytes <= config.memory_budget_bytes
     if config.mode == "mapped" or (config.mode == "auto" and fits):
         return OpenBuffers(buffers=_mapped(paths, width), mode="mapped", skipped=skipped)
+    group_rows = _group_rows(len(paths), width, config, horizon=store.manifest.horizon)
     reader = ThreadPoolExecutor(1, thread_name_prefix="row-reader")
-    streams = _streamed(paths, width, config, seed, reader)
+    streams = _streamed(paths, width, config, group_rows, seed, reader)
     return OpenBuffers(
         buffers={task: TaskBuffer(stream) for task, stream in streams.items()},
         mode="streamed",
@@ -116,10 +119,10 @@ def _streamed(
     paths: Mapping[int, Path],
     width: int,
     config: SamplerConfig,
+    group_rows: int,
     seed: int,
     reader: ThreadPoolExecutor,
 ) -> dict[int, StreamedRows]:
-    group_rows = _group_rows(len(paths), width, config)
     return {
         task: StreamedRows(
             RowFile(path, width=width, group_rows=group_rows),
@@ -132,7 +135,7 @@ def _streamed(
     }
 
 
-def _group_rows(num_tasks: int, width: int, config: SamplerConfig) -> int:
+def _group_rows(num_tasks: int, width: int, config: SamplerConfig, horizon: int) -> int:
     """Rows of a group, such that all pools, and a group being read for each, keep the budget."""
     row_bytes = width * ROW_DTYPE.itemsize + POSITION_BYTES
     num_groups = num_tasks * (config.pool_row_groups + 1)
@@ -140,12 +143,22 @@ def _group_rows(num_tasks: int, width: int, config: SamplerConfig) -> int:
     per_draw = config.context_per_task + config.transitions_per_task
     # One group of a pool may be short; the others must do for a draw of distinct rows.
     needed = -(-per_draw // (config.pool_row_groups - 1))
+    if config.context_episodes is not None:
+        # However episodes lie, this many rows hold a whole one of `horizon` steps or fewer.
+        whole = 2 * horizon - 1
+        if config.row_group_rows < whole:
+            raise DatasetError(
+                f"SamplerConfig.row_group_rows must be at least {whole} for a row group to hold a "
+                f"whole episode of up to {horizon} steps, got {config.row_group_rows}: raise it, "
+                "or set context_episodes to null"
+            )
+        needed = max(needed, whole)
     if allowed < needed:
         minimum = needed * num_groups * row_bytes
         raise DatasetError(
             f"SamplerConfig.memory_budget_bytes must be at least {minimum} to stream {num_tasks} "
-            f"tasks with {per_draw} rows per draw, got {config.memory_budget_bytes}: raise it, or "
-            "draw fewer rows per task"
+            f"tasks in row groups of {needed} rows, with {per_draw} rows per draw, got "
+            f"{config.memory_budget_bytes}: raise it, or draw fewer rows per task"
         )
     return allowed
 

@@ -1,18 +1,17 @@
-"""Where a task's rows are drawn from: a mapped file, or a pool that streams through it.
+"""Where a task's rows are drawn from: what every source offers, and a mapped file as one.
 
-A mapped gather is the fastest there is while the file lies in the page cache. Beyond memory it
-costs one disk access per row, so a larger set is streamed: row groups are read whole, in random
-order, into a small pool per task, and rows are drawn from the pool.
+A mapped gather is the fastest there is while the file lies in the page cache. Larger sets are
+streamed, see `streaming`.
 """
 
-import os
-from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol, cast
 
 import numpy as np
 from jaxtyping import Float32, Int64
+
+from causeway.datasets.episodes import Episodes, find_bounds
 
 ROW_DTYPE = np.dtype("<f4")  # of a row's columns, in memory and in row files
 
@@ -30,10 +29,35 @@ class RowSource(Protocol):
         """W, the number of columns of a row."""
         ...
 
+    @property
+    def num_reachable(self) -> int:
+        """How many rows can be drawn now; they have the positions from 0 to that."""
+        ...
+
+    @property
+    def episodes(self) -> Episodes:
+        """The whole episodes among the rows that can be drawn now, by position."""
+        ...
+
+    @property
+    def num_episodes(self) -> int:
+        """How many episodes there are to draw from, over time; may be an estimate."""
+        ...
+
+    def take_into(
+        self, positions: Int64[np.ndarray, "count"], into: Float32[np.ndarray, "count W"]
+    ) -> None:
+        """Fills an array with the rows at the positions, which hold until the next `advance`."""
+        ...
+
+    def advance(self, count: int) -> None:
+        """Notes that `count` rows were taken; others may be within reach from now on."""
+        ...
+
     def draw_into(
         self, generator: np.random.Generator, *parts: Float32[np.ndarray, "count W"]
     ) -> None:
-        """Fills the parts with rows in random order.
+        """Fills the parts with rows in random order, and advances.
 
         No row comes twice in the parts together if the source holds enough rows; if it does not,
         all are drawn with replacement.
@@ -58,6 +82,30 @@ def draw_positions(
     return generator.choice(num_rows, count, replace=count > num_rows)
 
 
+def draw_others(
+    generator: np.random.Generator, num_rows: int, count: int, taken: Int64[np.ndarray, "t"]
+) -> Int64[np.ndarray, "count"]:
+    """`count` positions in [0, num_rows), none of them taken and all distinct if there are enough.
+
+    If there are not, it is as if none were taken. The order is not random: permute it.
+
+    Args:
+        generator: the only source of chance.
+        num_rows: of all positions, taken or free.
+        count: how many to draw.
+        taken: distinct positions in rising order.
+    """
+    num_free = num_rows - len(taken)
+    if count > num_free:
+        return draw_positions(generator, num_rows, count)
+    drawn = generator.choice(num_free, count, replace=False, shuffle=False)
+    drawn.sort()  # so that the search below is fast
+    # These count the free positions only: taken[i] - i free ones come before the i-th taken one,
+    # and all behind them move on by it.
+    drawn += (taken - np.arange(len(taken))).searchsorted(drawn, side="right")
+    return drawn
+
+
 def gather(
     rows: Float32[np.ndarray, "n W"],
     positions: Int64[np.ndarray, "count"],
@@ -76,7 +124,8 @@ def generator_state(generator: np.random.Generator) -> dict[str, Any]:
     return cast(dict[str, Any], generator.bit_generator.state)
 
 
-def _total(parts: Sequence[Float32[np.ndarray, "part W"]]) -> int:
+def total_rows(parts: Sequence[Float32[np.ndarray, "part W"]]) -> int:
+    """How many rows several parts have together."""
     return sum(len(part) for part in parts)
 
 
@@ -101,11 +150,35 @@ class MappedRows:
         """W, the number of columns of a row."""
         return int(self._rows.shape[1])
 
+    @property
+    def num_reachable(self) -> int:
+        """All rows."""
+        return len(self._rows)
+
+    @cached_property
+    def episodes(self) -> Episodes:
+        """All whole episodes; looked for once, which reads the whole array."""
+        return Episodes.between(find_bounds(self._rows, begins_episode=True))
+
+    @property
+    def num_episodes(self) -> int:
+        """How many whole episodes there are."""
+        return len(self.episodes)
+
+    def take_into(
+        self, positions: Int64[np.ndarray, "count"], into: Float32[np.ndarray, "count W"]
+    ) -> None:
+        """Fills an array with the rows at the positions."""
+        gather(self._rows, positions, [into])
+
+    def advance(self, count: int) -> None:
+        """Changes nothing: all rows stay within reach."""
+
     def draw_into(
         self, generator: np.random.Generator, *parts: Float32[np.ndarray, "count W"]
     ) -> None:
         """Fills the parts with rows in random order, distinct across them if there are enough."""
-        gather(self._rows, draw_positions(generator, self.num_rows, _total(parts)), parts)
+        gather(self._rows, draw_positions(generator, self.num_rows, total_rows(parts)), parts)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: a draw depends on the generator alone."""
@@ -113,241 +186,3 @@ class MappedRows:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes nothing."""
-
-
-class RowFile:
-    """A file of float32 rows without a header, read by whole row groups.
-
-    Args:
-        path: as the row cache writes it.
-        width: W, the number of columns.
-        group_rows: rows of a group; the last group may be shorter.
-    """
-
-    def __init__(self, path: Path, *, width: int, group_rows: int) -> None:
-        if group_rows < 1:
-            raise ValueError(f"RowFile.group_rows must be at least 1, got {group_rows}")
-        row_bytes = width * ROW_DTYPE.itemsize
-        size_bytes = path.stat().st_size
-        if size_bytes == 0 or size_bytes % row_bytes:
-            raise ValueError(
-                f"{path} must hold one or more rows of {row_bytes} bytes, it has {size_bytes} "
-                "bytes: it was written with another layout or cut off; delete it to have it rebuilt"
-            )
-        self.path = path
-        self.width = width
-        self.group_rows = group_rows
-        self.num_rows = size_bytes // row_bytes
-        self.num_groups = -(-self.num_rows // group_rows)
-        self._file = path.open("rb", buffering=0)
-
-    def rows_in(self, group: int) -> int:
-        """How many rows the group has."""
-        return min(self.group_rows, self.num_rows - group * self.group_rows)
-
-    def read(self, group: int, into: Float32[np.ndarray, "g W"]) -> None:
-        """Reads a group into the first rows of an array; safe from any thread."""
-        view = into[: self.rows_in(group)].data.cast("B")
-        offset = group * self.group_rows * self.width * ROW_DTYPE.itemsize
-        done = 0
-        while done < len(view):
-            count = os.preadv(self._file.fileno(), [view[done:]], offset + done)
-            if count == 0:
-                raise OSError(
-                    f"{self.path} ended {len(view) - done} bytes before the end of its row group "
-                    f"{group}: it was changed while in use; delete it to have it rebuilt"
-                )
-            done += count
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-
-class GroupOrder:
-    """Row groups in random order, each once per pass; the order of a pass is drawn at its start."""
-
-    def __init__(self, num_groups: int, seed: int) -> None:
-        self.num_groups = num_groups
-        self._generator = np.random.Generator(np.random.PCG64(seed))
-        self._remaining: list[int] = []
-        self._seen: set[int] = set()
-
-    @property
-    def coverage(self) -> float:
-        """The share of the groups that have come at least once."""
-        return len(self._seen) / self.num_groups
-
-    def next(self, excluded: Collection[int]) -> int:
-        """The next group that is not excluded; fewer than `num_groups` may be."""
-        if not self._remaining:
-            self._remaining = [int(group) for group in self._generator.permutation(self.num_groups)]
-        group = next(group for group in self._remaining if group not in excluded)
-        self._remaining.remove(group)
-        self._seen.add(group)
-        return group
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position in the pass and the generator of later ones."""
-        return {
-            "generator": generator_state(self._generator),
-            "remaining": list(self._remaining),
-            "seen": sorted(self._seen),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues at a position that `state_dict` gave."""
-        self._generator.bit_generator.state = state["generator"]
-        self._remaining = list(state["remaining"])
-        self._seen = set(state["seen"])
-
-
-class StreamedRows:
-    """Rows of a file larger than memory, drawn from a pool of row groups that moves through it.
-
-    Once `reuse` times a group's rows have been drawn, the oldest group of the pool gives way to
-    the next, so a row is drawn `reuse` times on average while it is there. The next group is read
-    ahead by the reader's thread; a draw waits for it only if the disk is slower than the learner,
-    so what is drawn never depends on timing.
-
-    Args:
-        file: the rows; closed by `close`.
-        pool_row_groups: groups held in memory; one more is being read.
-        reuse: how many times a row is drawn, on average, before its group goes.
-        seed: of the order of the groups.
-        reader: the thread that reads ahead, shared by the tasks of a sampler.
-    """
-
-    def __init__(
-        self,
-        file: RowFile,
-        *,
-        pool_row_groups: int,
-        reuse: float,
-        seed: int,
-        reader: ThreadPoolExecutor,
-    ) -> None:
-        self._file = file
-        self._reader = reader
-        self._order = GroupOrder(file.num_groups, seed)
-        self._draws_per_group = max(1, round(reuse * file.group_rows))
-        self._drawn = 0  # rows, since a group last gave way
-        num_slots = min(pool_row_groups, file.num_groups)
-        self._pool = np.empty((num_slots, file.group_rows, file.width), ROW_DTYPE)
-        self._spare = np.empty((file.group_rows, file.width), ROW_DTYPE)
-        self._groups: list[int] = []  # by slot
-        for _ in range(num_slots):
-            self._groups.append(self._order.next(excluded=self._groups))
-        self._oldest = 0  # the slot whose group goes next
-        self._upcoming = self._choose_upcoming()
-        self._load()
-
-    @property
-    def num_rows(self) -> int:
-        """How many rows the file holds."""
-        return self._file.num_rows
-
-    @property
-    def width(self) -> int:
-        """W, the number of columns of a row."""
-        return self._file.width
-
-    @property
-    def num_pool_rows(self) -> int:
-        """How many rows the pool holds now: the most distinct ones that one draw can give."""
-        return len(self._positions)
-
-    @property
-    def coverage(self) -> float:
-        """The share of the file's row groups that have been in the pool or are about to be."""
-        return self._order.coverage
-
-    def draw_into(
-        self, generator: np.random.Generator, *parts: Float32[np.ndarray, "count W"]
-    ) -> None:
-        """Fills the parts with rows of the pool, distinct across them if it holds enough."""
-        count = _total(parts)
-        chosen = self._positions[draw_positions(generator, self.num_pool_rows, count)]
-        gather(self._pool.reshape(-1, self.width), chosen, parts)
-        self._drawn += count
-        while self._upcoming is not None and self._drawn >= self._draws_per_group:
-            self._drawn -= self._draws_per_group
-            self._replace_oldest(self._upcoming)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The stream's position: what is in the pool, what comes next, and the order beyond."""
-        return {
-            "order": self._order.state_dict(),
-            "groups": list(self._groups),
-            "oldest": self._oldest,
-            "upcoming": self._upcoming,
-            "drawn": self._drawn,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues at a position that `state_dict` gave, reading the pool's groups again."""
-        groups = list(state["groups"])
-        if len(groups) != len(self._groups) or max(groups) >= self._file.num_groups:
-            raise ValueError(
-                f"the stream's saved pool must be {len(self._groups)} of the "
-                f"{self._file.num_groups} row groups of {self._file.path}, got {groups}: "
-                "continue with the data and the sampler's settings that it was saved with"
-            )
-        self._finish_reading()
-        self._order.load_state_dict(state["order"])
-        self._groups = groups
-        self._oldest = state["oldest"]
-        self._upcoming = state["upcoming"]
-        self._drawn = state["drawn"]
-        self._load()
-
-    def close(self) -> None:
-        """Waits for the reading thread and closes the file."""
-        self._finish_reading()
-        self._file.close()
-
-    def _load(self) -> None:
-        """Fills the pool with its groups and starts to read ahead."""
-        for slot, group in enumerate(self._groups):
-            self._file.read(group, self._pool[slot])
-        self._positions = self._valid_positions()
-        self._read_ahead()
-
-    def _finish_reading(self) -> None:
-        """Waits until the spare array is no longer written to; whatever was read is dropped."""
-        if self._upcoming is not None:
-            wait([self._pending])
-            self._upcoming = None
-
-    def _replace_oldest(self, upcoming: int) -> None:
-        self._pending.result()
-        self._pool[self._oldest] = self._spare
-        self._groups[self._oldest] = upcoming
-        self._oldest = (self._oldest + 1) % len(self._groups)
-        self._positions = self._valid_positions()
-        self._upcoming = self._choose_upcoming()
-        self._read_ahead()
-
-    def _choose_upcoming(self) -> int | None:
-        """The group that follows the oldest one, None if the pool holds the whole file."""
-        if len(self._groups) == self._file.num_groups:
-            return None
-        # A group is never in the pool twice, or one draw could give a row twice.
-        staying = [group for slot, group in enumerate(self._groups) if slot != self._oldest]
-        return self._order.next(excluded=staying)
-
-    def _read_ahead(self) -> None:
-        if self._upcoming is not None:
-            self._pending: Future[None] = self._reader.submit(
-                self._file.read, self._upcoming, self._spare
-            )
-
-    def _valid_positions(self) -> Int64[np.ndarray, "r"]:
-        """The pool's positions that hold rows: the file's last group may be short."""
-        starts = np.arange(len(self._groups)) * self._file.group_rows
-        return np.concatenate(
-            [
-                np.arange(start, start + self._file.rows_in(group))
-                for start, group in zip(starts, self._groups, strict=True)
-            ]
-        )

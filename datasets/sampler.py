@@ -1,6 +1,5 @@
 """From tasks' rows to meta-batches: tasks, and for each a context and, apart from it, transitions.
 
-A task's buffer is its offline rows, which never change, and its online rows, which only grow.
 Whatever is drawn depends on the seed and on the rows, never on global random state.
 """
 
@@ -12,7 +11,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from causeway.datasets.batches import MetaBlock
-from causeway.datasets.rows import ROW_DTYPE, RowSource, draw_positions, gather, generator_state
+from causeway.datasets.rows import ROW_DTYPE, generator_state
+from causeway.datasets.task_buffer import TaskBuffer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class SamplerConfig:
     transitions_per_task: int = 128  # B
     context_per_task: int = 64  # K
     distinct_tasks: bool = False  # whether a meta-batch may hold a task only once
+    context_episodes: int | None = None  # M, whole ones, that a context is of; None: of any rows
     online_share: float | None = None  # of a draw's rows; None: uniform over the grown buffer
     mode: Literal["auto", "mapped", "streamed"] = "auto"  # auto: mapped if the budget allows it
     memory_budget_bytes: int = 2 << 30  # for all offline rows, mapped or streamed
@@ -43,6 +44,15 @@ class SamplerConfig:
                 raise ValueError(
                     f"SamplerConfig.{name} must be at least 1, got {getattr(self, name)}"
                 )
+        if (
+            self.context_episodes is not None
+            and not 1 <= self.context_episodes <= self.context_per_task
+        ):
+            raise ValueError(
+                "SamplerConfig.context_episodes must lie between 1 and context_per_task "
+                f"({self.context_per_task}) or be null (context rows from anywhere), got "
+                f"{self.context_episodes}: a context has no more episodes than rows"
+            )
         if self.online_share is not None and not 0.0 <= self.online_share <= 1.0:
             raise ValueError(
                 "SamplerConfig.online_share must lie in [0, 1] or be null (uniform over offline "
@@ -66,126 +76,15 @@ class SamplerConfig:
             )
 
 
-class TaskBuffer:
-    """One task's rows: offline ones, which never change, and online ones, which only grow.
-
-    One thread may append while another draws.
-    """
-
-    def __init__(self, offline: RowSource) -> None:
-        self.offline = offline
-        self._online = np.empty((0, offline.width), ROW_DTYPE)
-        self._num_online = 0
-
-    @property
-    def num_rows(self) -> int:
-        """Offline and online rows together."""
-        return self.offline.num_rows + self._num_online
-
-    @property
-    def num_online_rows(self) -> int:
-        """How many rows were appended."""
-        return self._num_online
-
-    @property
-    def width(self) -> int:
-        """W, the number of columns of a row."""
-        return self.offline.width
-
-    def num_distinct_rows(self, online_share: float | None) -> int:
-        """How many distinct rows one draw with this share of online rows can give."""
-        return self.offline.num_rows if online_share == 0.0 else self.num_rows
-
-    def append(self, rows: Float32[np.ndarray, "n W"]) -> None:
-        """Adds rows to the online part, as a copy; amortised constant time for each."""
-        if rows.ndim != 2 or rows.shape[1] != self.width:
-            raise ValueError(
-                f"rows to append must have shape [n, {self.width}], got {rows.shape}: "
-                "pack episodes with the RowLayout of the buffer's data set"
-            )
-        total = self._num_online + len(rows)
-        if total > len(self._online):
-            grown = np.empty((max(total, 2 * len(self._online)), self.width), ROW_DTYPE)
-            grown[: self._num_online] = self._online[: self._num_online]
-            self._online = grown
-        self._online[self._num_online : total] = rows
-        self._num_online = total  # last: a drawing thread never sees unwritten rows
-
-    def online_rows(self) -> Float32[np.ndarray, "n W"]:
-        """The online part in the order it was appended, read-only."""
-        num_online = self._num_online  # first: the array may be replaced by a longer one
-        rows = self._online[:num_online]
-        rows.flags.writeable = False
-        return rows
-
-    def draw(
-        self, generator: np.random.Generator, count: int, online_share: float | None = None
-    ) -> Float32[np.ndarray, "count W"]:
-        """Rows in random order, distinct ones if the buffer holds enough; see `draw_into`."""
-        rows = np.empty((count, self.width), ROW_DTYPE)
-        self.draw_into(generator, rows, online_share=online_share)
-        return rows
-
-    def draw_offline(
-        self, generator: np.random.Generator, count: int
-    ) -> Float32[np.ndarray, "count W"]:
-        """Rows of the offline part alone, distinct ones if it holds enough."""
-        return self.draw(generator, count, online_share=0.0)
-
-    def draw_into(
-        self,
-        generator: np.random.Generator,
-        *parts: Float32[np.ndarray, "part W"],
-        online_share: float | None,
-    ) -> None:
-        """Fills the parts with rows in random order, distinct across them if there are enough.
-
-        Args:
-            generator: the only source of chance.
-            parts: what to fill.
-            online_share: share of online rows, in [0, 1], as far as there are distinct ones; with
-                0, none are drawn. None: every row of the buffer is as likely as any other.
-        """
-        online = self.online_rows()
-        if len(online) == 0 or online_share == 0.0:
-            self.offline.draw_into(generator, *parts)
-            return
-        count = sum(len(part) for part in parts)
-        num_drawn_online = self._split(generator, len(online), count, online_share)
-        rows = np.empty((count, self.width), ROW_DTYPE)
-        if num_drawn_online > 0:
-            chosen = draw_positions(generator, len(online), num_drawn_online)
-            gather(online, chosen, [rows[:num_drawn_online]])
-        if num_drawn_online < count:
-            self.offline.draw_into(generator, rows[num_drawn_online:])
-        gather(rows, generator.permutation(count), parts)
-
-    def _split(
-        self,
-        generator: np.random.Generator,
-        num_online: int,
-        count: int,
-        online_share: float | None,
-    ) -> int:
-        """How many of `count` rows come from the online part."""
-        num_offline = self.offline.num_rows
-        enough = count <= num_offline + num_online
-        if online_share is None:
-            if enough:
-                return int(generator.hypergeometric(num_online, num_offline, count))
-            return int(generator.binomial(count, num_online / (num_offline + num_online)))
-        wanted = round(online_share * count)
-        if not enough:
-            return wanted
-        return min(max(wanted, count - num_offline), num_online)
-
-
 class MetaSampler:
     """Draws meta-batches, task-balanced, from the tasks' buffers.
 
     Tasks are drawn uniformly, with replacement unless the configuration says otherwise. A task's
     context and transitions are drawn together as K + B distinct rows and then parted, so no
     transition is in both; a buffer with fewer rows than that is drawn from twice, independently.
+
+    With `context_episodes`, a context is instead of that many whole episodes, as at adaptation it
+    is of one exploration; see `TaskBuffer.draw_episodes_into`.
 
     Args:
         buffers: by task id; they may grow while the sampler is in use.
@@ -203,7 +102,7 @@ class MetaSampler:
 
     @property
     def online_share(self) -> float:
-        """The expected share of online rows in what is drawn next."""
+        """The expected share of online rows among the transitions drawn next."""
         shares = [_expected_online_share(buffer, self._config) for buffer in self._buffers.values()]
         return float(np.mean(shares))
 
@@ -257,7 +156,12 @@ class MetaSampler:
         transitions: Float32[np.ndarray, "B W"],
     ) -> None:
         generator, share = self._generator, self._config.online_share
-        if buffer.num_distinct_rows(share) >= len(context) + len(transitions):
+        num_episodes = self._config.context_episodes
+        if num_episodes is not None:
+            buffer.draw_episodes_into(
+                generator, context, transitions, num_episodes=num_episodes, online_share=share
+            )
+        elif buffer.num_distinct_rows(share) >= len(context) + len(transitions):
             buffer.draw_into(generator, context, transitions, online_share=share)
         else:
             buffer.draw_into(generator, context, online_share=share)
@@ -273,6 +177,8 @@ def _check_buffers(buffers: Mapping[int, TaskBuffer], config: SamplerConfig) -> 
             f"MetaSampler.buffers must hold rows for every task, those of {empty} are empty: "
             "leave these tasks out"
         )
+    if config.context_episodes is not None:
+        _check_episodes(buffers)
     widths = {buffer.width for buffer in buffers.values()}
     if len(widths) > 1:
         raise ValueError(
@@ -283,6 +189,17 @@ def _check_buffers(buffers: Mapping[int, TaskBuffer], config: SamplerConfig) -> 
         raise ValueError(
             f"SamplerConfig.tasks_per_batch must be at most the number of tasks ({len(buffers)}) "
             f"with distinct_tasks, got {config.tasks_per_batch}: lower it or allow repeated tasks"
+        )
+
+
+def _check_episodes(buffers: Mapping[int, TaskBuffer]) -> None:
+    without = [task for task, buffer in buffers.items() if len(buffer.offline.episodes) == 0]
+    if without:
+        raise ValueError(
+            "MetaSampler.buffers must hold at least one complete offline episode for every task "
+            f"with SamplerConfig.context_episodes, those of {without} hold none: an episode's last "
+            "row must be flagged terminated or truncated and, when streamed, the episode lie "
+            "within a row group; raise row_group_rows, or set context_episodes to null"
         )
 
 

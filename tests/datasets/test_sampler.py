@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from causeway.datasets.rows import MappedRows, RowFile, StreamedRows
-from causeway.datasets.sampler import MetaSampler, SamplerConfig, TaskBuffer
+from causeway.datasets.rows import MappedRows
+from causeway.datasets.sampler import MetaSampler, SamplerConfig
+from causeway.datasets.streaming import RowFile, StreamedRows
+from causeway.datasets.task_buffer import TaskBuffer
 
 WIDTH = 7
 
@@ -239,7 +241,7 @@ def test_a_stream_holds_only_its_pool_and_gives_distinct_rows(tmp_path, reader):
     source = streamed(tmp_path, reader, num_rows=40)  # one group more than the pool holds
     generator = np.random.default_rng(0)
     for _ in range(200):
-        assert source.num_pool_rows == 30
+        assert source.num_reachable == 30
         rows = draw(source, generator, 30)
         assert len(set(rows[:, 2])) == 30
     source.close()
