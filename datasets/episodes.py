@@ -1,0 +1,96 @@
+"""Where whole episodes lie among rows, and how rows of a few of them are drawn.
+
+Rows are in the order of their episodes, and an episode's last row is flagged terminated or
+truncated. Rows behind the last flag are of an episode that has not ended: it counts once it has.
+An episode that ends without a flag cannot be told from the next one, and counts as one with it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+NUM_FLAGS = 2  # terminated and truncated, the last columns of a row
+
+Bounds = Int64[np.ndarray, "b"]  # positions, in order, between which whole episodes lie
+
+
+class DrawnRows(NamedTuple):
+    """Rows that were drawn, by position."""
+
+    positions: Int64[np.ndarray, "count"]  # in random order
+    distinct: Int64[np.ndarray, "d"]  # in rising order, each once
+
+
+@dataclass(frozen=True, slots=True)
+class Episodes:
+    """Whole episodes among rows: one after the other, or with gaps between them."""
+
+    begin: Int64[np.ndarray, "e"]  # position of the first row
+    end: Int64[np.ndarray, "e"]  # behind that of the last row
+
+    def __len__(self) -> int:
+        return len(self.begin)
+
+    @classmethod
+    def between(cls, bounds: Bounds) -> "Episodes":
+        """Episodes that follow one another without a gap, by the positions where they meet."""
+        return cls(bounds[:-1], bounds[1:])
+
+    @classmethod
+    def concatenate(cls, several: "Sequence[Episodes]") -> "Episodes":
+        """All of them."""
+        return cls(
+            np.concatenate([episodes.begin for episodes in several]),
+            np.concatenate([episodes.end for episodes in several]),
+        )
+
+    def shifted(self, offset: int) -> "Episodes":
+        """The same episodes, where `offset` rows come before theirs."""
+        return Episodes(self.begin + offset, self.end + offset)
+
+    def choose(self, generator: np.random.Generator, count: int) -> "Episodes":
+        """`count` different episodes, each as likely as any other; all, if there are no more."""
+        if count >= len(self):
+            return self
+        chosen = generator.choice(len(self), count, replace=False, shuffle=False)
+        chosen.sort()
+        return Episodes(self.begin[chosen], self.end[chosen])
+
+    def draw_rows(self, generator: np.random.Generator, count: int) -> DrawnRows:
+        """Draws rows of the episodes, which must be in the order of their positions.
+
+        The rows are distinct if there are enough; if not, each is taken, and the rest are drawn
+        again from the same.
+        """
+        length = self.end - self.begin
+        behind = length.cumsum()  # where each episode ends, were they put one after the other
+        offset = self.end - behind
+        total = int(behind[-1])
+        if count < total:
+            drawn = generator.choice(total, count, replace=False, shuffle=False)
+            drawn.sort()  # so that the search below is fast, and its outcome in order
+            distinct = drawn + offset[behind.searchsorted(drawn, side="right")]
+            return DrawnRows(generator.permutation(distinct), distinct)
+        distinct = np.arange(total) + np.repeat(offset, length)
+        again = generator.choice(distinct, count - total, replace=count > 2 * total)
+        return DrawnRows(generator.permutation(np.concatenate([distinct, again])), distinct)
+
+
+def find_ends(rows: Float32[np.ndarray, "n W"]) -> Int64[np.ndarray, "e"]:
+    """The positions behind each episode's last row, in order."""
+    flags = rows[:, -NUM_FLAGS:] > 0.5
+    return np.flatnonzero(flags[:, 0] | flags[:, 1]) + 1
+
+
+def find_bounds(rows: Float32[np.ndarray, "n W"], *, begins_episode: bool) -> Bounds:
+    """The positions between which whole episodes lie, in order.
+
+    Args:
+        rows: a stretch of a task's rows.
+        begins_episode: whether the first row is the first of an episode, not a later one.
+    """
+    ends = find_ends(rows)
+    return np.concatenate([[0], ends]) if begins_episode else ends
