@@ -28,7 +28,8 @@ class ScriptedBehaviour:
     heading_noise: float = 0.5  # rad, standard deviation of an episode's heading error
     action_noise: float = 0.3  # standard deviation per step and axis, actions lie in [-1, 1]
     random_share: float = 0.25  # of the episodes: a target that is uniform, whatever the task
-    random_reach: float = 1.2  # such targets fill the square [-reach, reach]^2
+    random_target: Literal["arc", "square"] = "arc"  # another goal, or anywhere
+    random_reach: float = 1.2  # targets anywhere fill the square [-reach, reach]^2
     speed_low: float = 0.3  # fraction of a full step (0.1), uniform per episode
     speed_high: float = 0.9
     at_target: Literal["stop", "pass"] = "stop"  # stay there, or walk straight on
@@ -55,6 +56,11 @@ class ScriptedBehaviour:
             raise ValueError(
                 f"ScriptedBehaviour.max_action must lie in (0, 1], got {self.max_action}"
             )
+        if self.random_target not in ("arc", "square"):
+            raise ValueError(
+                "ScriptedBehaviour.random_target must be 'arc' or 'square', "
+                f"got {self.random_target!r}"
+            )
         if self.at_target not in ("stop", "pass"):
             raise ValueError(
                 f"ScriptedBehaviour.at_target must be 'stop' or 'pass', got {self.at_target!r}"
@@ -67,13 +73,22 @@ class ScriptedBehaviour:
         error = generator.normal(0.0, self.heading_noise, num_episodes)
         cos, sin = np.cos(error), np.sin(error)
         aimed = np.stack([cos * goal[0] - sin * goal[1], sin * goal[0] + cos * goal[1]], axis=1)
-        elsewhere = generator.uniform(-self.random_reach, self.random_reach, (num_episodes, 2))
+        elsewhere = self._elsewhere(num_episodes, generator)
         is_random = generator.random(num_episodes) < self.random_share
         return EpisodePlans(
             behaviour=self,
             target=np.where(is_random[:, None], elsewhere, aimed),
             speed=generator.uniform(self.speed_low, self.speed_high, num_episodes),
         )
+
+    def _elsewhere(
+        self, num_episodes: int, generator: np.random.Generator
+    ) -> Float64[np.ndarray, "E 2"]:
+        """Targets that have nothing to do with the task."""
+        if self.random_target == "square":
+            return generator.uniform(-self.random_reach, self.random_reach, (num_episodes, 2))
+        angle = generator.uniform(0.0, np.pi, num_episodes)  # as the family draws its goals
+        return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)

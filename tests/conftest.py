@@ -5,8 +5,17 @@ import os
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # loopback only
 
+import pytest
 import torch
 from jaxtyping import install_import_hook
 
 install_import_hook(["causeway.datasets.batches", "causeway.learners"], "beartype.beartype")
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """A small data set of point robots, made once; tests must not change it."""
+    from tests.tiny_runs import make_data
+
+    return make_data(tmp_path_factory.mktemp("point-robot"))
