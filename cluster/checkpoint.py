@@ -51,7 +51,8 @@ def save_checkpoint(
     parent = run_folder / FOLDER_NAME
     final = parent / f"update-{updates:08d}"
     temporary = parent / f".partial-{updates:08d}-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left_over in parent.glob(".partial-*"):  # by a crash: only one process writes here
+        shutil.rmtree(left_over, ignore_errors=True)
     temporary.mkdir(parents=True)
     contents = {
         TENSORS: save_tensors(dict(tensors)),
@@ -83,8 +84,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path / MANIFEST} must have format {FORMAT_VERSION}, got {manifest.get('format')}: "
             "it was written by another version of causeway; resume with that one"
         )
-    contents = {}
-    for name, expected in manifest["sha256"].items():
+    sums, contents = manifest.get("sha256"), {}
+    if not isinstance(sums, dict) or sorted(sums) != [STATE, TENSORS]:
+        raise CheckpointError(
+            f"{path / MANIFEST} must give sha256 of {STATE} and {TENSORS}, got {sums!r}: it was "
+            "damaged; delete this checkpoint's folder to fall back on the one before"
+        )
+    for name, expected in sums.items():
         contents[name] = _read(path / name)
         actual = hashlib.sha256(contents[name]).hexdigest()
         if actual != expected:
@@ -95,6 +101,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(
         path=path, tensors=load_tensors(contents[TENSORS]), state=json.loads(contents[STATE])
     )
+
+
+def has_checkpoints(run_folder: Path) -> bool:
+    """Whether the run has written any, whole or not."""
+    return bool(_folders(run_folder))
 
 
 def load_latest(run_folder: Path) -> tuple[Checkpoint, list[str]]:

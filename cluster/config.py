@@ -127,6 +127,12 @@ class CollectionSection:
                 raise ValueError(
                     f"CollectionSection.{name} must be at least {least}, got {getattr(self, name)}"
                 )
+        if self.max_staleness < self.publish_every:
+            raise ValueError(
+                "CollectionSection.max_staleness must be at least publish_every "
+                f"({self.publish_every}), got {self.max_staleness}: rollouts on the newest weights "
+                "that are published would be dropped"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
