@@ -186,6 +186,7 @@ def test_bfloat16_gives_losses_near_float32_and_keeps_the_parameters_in_float32(
                 assert parameter.grad is not None
                 assert parameter.grad.any()
     assert logs["bfloat16"].keys() == logs["float32"].keys()
+    assert any(not torch.equal(logs["bfloat16"][k], v) for k, v in logs["float32"].items())
     for key, value in logs["float32"].items():
         torch.testing.assert_close(logs["bfloat16"][key], value, rtol=3e-2, atol=3e-3)
 

@@ -95,6 +95,15 @@ def test_a_belief_ignores_the_order_and_the_padding_of_its_context(seed, size, p
     torch.testing.assert_close(padded, plain, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("junk", [torch.inf, torch.nan])
+def test_padding_that_is_not_finite_does_not_reach_a_belief(junk):
+    mean, variance = make_factors()
+    mask = torch.tensor([[True, True, False, True, False]] * 3)
+    expected = product_of_gaussians(mean, variance, mask)
+    mean[~mask], variance[~mask] = junk, junk
+    assert torch.equal(product_of_gaussians(mean, variance, mask), expected)
+
+
 @given(seed=seeds, size=st.integers(1, 12))
 @derandomised
 def test_more_context_never_widens_a_belief(seed, size):

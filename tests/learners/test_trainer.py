@@ -97,6 +97,33 @@ def test_a_weight_that_is_not_finite_stops_the_block_even_where_no_loss_sees_it(
         trainer.run_block(make_block())
 
 
+def assert_only_training_requires_gradients(trainer, stage):
+    for name, module in trainer.algorithm.modules().items():
+        for parameter in module.parameters():
+            assert parameter.requires_grad == (name in stage.trains), name
+
+
+@STAGES
+def test_entering_a_stage_freezes_thaws_and_forgets_old_gradients(stage):
+    trainer = make_trainer(make_smac())
+    for before in (OFFLINE, ONLINE):
+        trainer.enter(before)
+        trainer.run_block(make_block())
+        trainer.enter(stage)
+        assert_only_training_requires_gradients(trainer, stage)
+        grads = [p.grad for m in trainer.algorithm.modules().values() for p in m.parameters()]
+        assert grads == [None] * len(grads)
+
+
+@STAGES
+def test_resuming_freezes_what_the_stage_froze(stage):
+    trainer, resumed = make_trainer(make_smac()), make_trainer(make_smac())
+    trainer.enter(stage)
+    trainer.run_block(make_block())
+    resumed.load_state(*trainer.state())
+    assert_only_training_requires_gradients(resumed, stage)
+
+
 @pytest.mark.parametrize(
     ("changes", "module"),
     [
