@@ -13,32 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
 
 from causeway.cluster.checkpoint import Checkpoint
 from causeway.cluster.config import RunConfig
-from causeway.cluster.control import Commands, Control
+from causeway.cluster.control import Commands
 from causeway.cluster.evaluating import Evaluating
 from causeway.cluster.intake import Intake
 from causeway.cluster.learner import BlockReport
-from causeway.cluster.ledger import Ledger
 from causeway.cluster.pool import ActorPool, Call, Done
 from causeway.cluster.recorder import Recorder
-from causeway.cluster.schedule import Position, Schedule
+from causeway.cluster.run_error import explained
+from causeway.cluster.schedule import Position, Schedule, position_of
+from causeway.cluster.services import RunServices
 from causeway.cluster.streams import StreamShare
 from causeway.cluster.wiring import Parts, wire
 from causeway.learners.registry import load_algorithm
-from causeway.learners.trainer import DivergedError
 
 QUEUED_BLOCKS = 2  # one at work, one ready behind it
 POLL_S = 0.05
 HEARTBEAT_S = 1.0
 CLOSE_S = 5.0
-SAVE_TIMEOUT_S = 120.0
-
-
-class RunError(RuntimeError):
-    """A run that cannot go on; what it has done is in its last checkpoint."""
+ANSWER_S = 120.0  # what the learner or the stream may take for one call
+LAST_EVALUATIONS_S = 30.0  # that a run which is asked to stop waits for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +44,7 @@ class _Block:
     report: Any  # reference to its BlockReport
     share: Any  # reference to the stream's share
     published: Any  # reference to its weights where an evaluation is due, else None
+    saved: Any  # reference to the checkpoint behind it where one is due, else None
     size: int
 
 
@@ -58,8 +55,7 @@ class DistributedRun:
         config: of the run.
         folder: the run's own.
         recorder: keeps what is found out.
-        control: what people ask of the run.
-        ledger: which rollouts belong to it.
+        services: what people ask of the run, and which rollouts belong to it.
         checkpoint: where to go on from; None begins.
     """
 
@@ -68,24 +64,23 @@ class DistributedRun:
         config: RunConfig,
         folder: Path,
         recorder: Recorder,
-        control: Control,
-        ledger: Ledger,
+        services: RunServices,
         checkpoint: Checkpoint | None,
     ) -> None:
         self._config, self._folder, self._recorder = config, folder.resolve(), recorder
-        self._control = control
-        position, taken = _position(checkpoint)
-        recorder.rewind(position.updates)
+        self._services, self._control = services, services.control
+        position, taken = position_of(checkpoint)
+        recorder.rewind(position)
         stages = load_algorithm(config.run.algorithm).STAGES
         self.schedule = Schedule(stages, config.schedule, config.collection, position)
-        epoch = ledger.open_epoch()
-        control.begin()
-        self._commands = control.commands()
+        epoch = services.ledger.open_epoch()
+        self._control.begin()
+        self._commands = self._control.commands()
         self._parts: Parts = wire(config, self._folder, epoch, checkpoint)
         self._intake = Intake(
             config,
             self._parts,
-            ledger,
+            services.ledger,
             self._folder,
             epoch=epoch,
             next_sequence=position.next_sequence,
@@ -96,8 +91,10 @@ class DistributedRun:
         self._blocks: deque[_Block] = deque()
         self._dispatched = position.stage_updates
         self._next_heartbeat = 0.0
-        self._check(self._parts.stream.info.remote())
-        self._intake.recover()
+        self._refreshed: Any = None  # reference to the learner's answer
+        with explained(self._config.name, self._folder):
+            self._await_actors()
+        self._evaluate_missed()
         self._enter_stage()
 
     @property
@@ -112,24 +109,14 @@ class DistributedRun:
             RunError: the learner or the stream has died, or training has diverged.
             ActorPoolError: collectors fail again and again with one cause.
         """
-        try:
+        with explained(self._config.name, self._folder):
             self._obey()
             self._fill_queue()
             self._poll()
             self._finish_blocks()
-            for record in self._intake.settle():
-                self.schedule.take_in(record.rows)
+            self._take_in()
             self._evaluating.settle()
             self._advance_stage()
-        except RayActorError as error:
-            raise RunError(
-                f"the learner or the task stream of {self._config.name!r} died: {error}. "
-                f"'causeway resume {self._folder}' goes on from the last checkpoint"
-            ) from error
-        except RayTaskError as error:
-            if isinstance(error.cause, DivergedError):
-                raise RunError(str(error.cause)) from error
-            raise
 
     def run(self, should_stop: Callable[[], bool]) -> bool:
         """Steps until the end, or until asked to stop, which writes a checkpoint.
@@ -137,16 +124,25 @@ class DistributedRun:
         Returns:
             Whether the run is finished.
         """
-        while not self.finished:
-            if should_stop() or self._commands.stop is not None:
-                self.save()
-                self._control.event("stopped", reason=self._commands.stop or "interrupted")
-                return False
-            self.step()
+        with explained(self._config.name, self._folder):
+            while not self.finished:
+                if should_stop() or self._commands.stop is not None:
+                    self._take_in_all()
+                    self.save()
+                    self._evaluating.wait(LAST_EVALUATIONS_S)
+                    self._control.event("stopped", reason=self._commands.stop or "interrupted")
+                    return False
+                self.step()
+            self.finish()
+            return True
+
+    def finish(self) -> dict[str, Any]:
+        """Ends a run whose stages are done: with a checkpoint, and the results, which it gives."""
+        self._take_in_all()
         self.save()
-        self.results()
+        results = self.results()
         self._control.event("finished", updates=self.schedule.position.updates)
-        return True
+        return results
 
     def results(self) -> dict[str, Any]:
         """Writes and gives the results."""
@@ -157,12 +153,10 @@ class DistributedRun:
 
     def save(self) -> Path:
         """Lets the learner's queue run empty and writes a checkpoint."""
-        deadline = time.monotonic() + SAVE_TIMEOUT_S
-        while self._blocks and time.monotonic() < deadline:
+        while self._blocks:
+            self._check(self._blocks[0].report)
             self._finish_blocks()
-            time.sleep(0.01)
-        for record in self._intake.settle():
-            self.schedule.take_in(record.rows)
+        self._take_in()
         position = self.schedule.position
         position.next_sequence = self._intake.next_sequence
         stream_state = self._check(self._parts.stream.state.remote())
@@ -175,14 +169,41 @@ class DistributedRun:
 
     def close(self) -> None:
         """Ends the collectors after their last call; the other actors end with the session."""
-        self.pool.close(CLOSE_S)
+        for event in self.pool.close(CLOSE_S):
+            if isinstance(event, Done):
+                self._intake.abandon(event)
         for handle in (self._parts.stream, self._parts.learner, self._parts.store):
             ray.kill(handle)
         self._evaluating.close()
         self._control.remove("driver")
 
     def _check(self, reference: Any) -> Any:
-        return ray.get(reference, timeout=SAVE_TIMEOUT_S)
+        return ray.get(reference, timeout=ANSWER_S)
+
+    def _await_actors(self) -> None:
+        """Waits until the data are open and collectors will find weights."""
+        self._check(self._parts.stream.info.remote())
+        self._check(self._parts.learner.refresh.remote())
+        while self._check(self._parts.store.latest.remote()) is None:
+            time.sleep(0.01)
+
+    def _evaluate_missed(self) -> None:
+        """Evaluates a stage that had ended when the run did, but was not evaluated yet."""
+        stage = self.schedule.ended_stage
+        if stage is not None and not self._recorder.has_evaluation(self.schedule.position.updates):
+            published = self._parts.learner.publish.remote()
+            self._evaluating.start(published, stage.name, is_last=True)
+
+    def _take_in(self) -> None:
+        for record in self._intake.settle():
+            self.schedule.take_in(record.rows)
+
+    def _take_in_all(self) -> None:
+        """Waits for the rollouts on their way in, so that the buffers hold what the ledger does."""
+        deadline = time.monotonic() + ANSWER_S
+        while self._intake.num_pending and time.monotonic() < deadline:
+            self._take_in()
+            time.sleep(0.01)
 
     def _obey(self) -> None:
         """Reads the commands and says how things are, now and then."""
@@ -195,6 +216,13 @@ class DistributedRun:
             self.pool.resize(wanted)
         if self._commands.checkpoint_due:
             self.save()
+        if self._services.keep_up():
+            self._control.event("redis restarted")
+            self._recorder.note("the run's Redis was lost; it is there again")
+        if self._refreshed is None or ray.wait([self._refreshed], timeout=0)[0]:
+            if self._refreshed is not None:
+                self._check(self._refreshed)
+            self._refreshed = self._parts.learner.refresh.remote()
         self._control.heartbeat("driver", self._state())
 
     def _wanted_collectors(self, commands: Commands) -> int:
@@ -260,21 +288,20 @@ class DistributedRun:
                 report=learner.run_block.remote(block),
                 share=stream.share.remote(),
                 published=learner.publish.remote() if due else None,
+                saved=self._queue_checkpoint(after, state) if saves else None,
                 size=size,
             )
         )
         self._dispatched = after
-        if saves:
-            self._queue_checkpoint(after, state)
 
-    def _queue_checkpoint(self, stage_updates: int, stream_state: Any) -> None:
+    def _queue_checkpoint(self, stage_updates: int, stream_state: Any) -> Any:
         """A checkpoint behind the block just queued, with the stream as it stood for that block."""
         position = Position(**self.schedule.position.to_json())
         position.updates += stage_updates - position.stage_updates
         position.stage_updates = stage_updates
         position.next_sequence = self._intake.next_sequence
         state = _run_state.remote(position.to_json(), stream_state)
-        self._parts.learner.save.remote(self._folder, state)
+        return self._parts.learner.save.remote(self._folder, state)
 
     def _is_warming_up(self) -> bool:
         """Whether the stage waits for its first rollouts, from collectors that it does have."""
@@ -312,11 +339,11 @@ class DistributedRun:
         """Notes the blocks that are done, in their order."""
         while self._blocks:
             block = self._blocks[0]
-            references = [block.report, block.share]
-            ready, _ = ray.wait(references, num_returns=2, timeout=0)
+            references = [r for r in (block.report, block.share, block.saved) if r is not None]
+            ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
             if len(ready) < len(references):
                 return
-            report, share = ray.get(references)
+            report, share, *_ = ray.get(references)
             self._blocks.popleft()
             self._note(block, report, share)
 
@@ -354,6 +381,8 @@ class DistributedRun:
         self._dispatched = schedule.position.stage_updates
         if not schedule.finished:
             self._parts.learner.enter.remote(schedule.stage.name)
+            if schedule.stage.collects:
+                self._intake.recover()
             self._control.event("stage begun", stage=schedule.stage.name)
 
 
@@ -361,17 +390,3 @@ class DistributedRun:
 def _run_state(position: Mapping[str, Any], stream: Mapping[str, Any]) -> dict[str, Any]:
     """Puts a checkpoint's state together where the stream's part is, not in the driver."""
     return {"position": dict(position), "stream": dict(stream)}
-
-
-def _position(checkpoint: Checkpoint | None) -> tuple[Position, set[int]]:
-    """Where the run goes on, and the collections whose rollouts its stream holds by then."""
-    if checkpoint is None:
-        return Position(), set()
-    state = checkpoint.state["run"]
-    position = Position(**state["position"])
-    online = state["stream"]["online"]
-    # The driver may have counted rollouts that the stream took in just behind the checkpoint.
-    uncounted = position.env_steps - sum(entry["rows"] for entry in online)
-    position.env_steps -= uncounted
-    position.stage_env_steps -= min(uncounted, position.stage_env_steps)
-    return position, {entry["sequence"] for entry in online}

@@ -20,7 +20,6 @@ from causeway.actors.collector import Rollout
 from causeway.cluster.config import RunConfig
 from causeway.cluster.ledger import CommitResult, Ledger, ShardRecord
 from causeway.cluster.pool import Call, Done
-from causeway.cluster.redis_link import RedisAwayError
 from causeway.cluster.wiring import Parts
 from causeway.datasets.shards import read_shard
 
@@ -46,8 +45,12 @@ class Intake:
         parts: the actors.
         ledger: of the run.
         folder: the run's own.
+        epoch: of this start in the ledger.
         next_sequence: the number of the next collection.
         taken: the numbers of those whose rollouts the stream holds already.
+
+    Raises:
+        RedisAwayError: what the ledger holds cannot be read.
     """
 
     def __init__(
@@ -67,9 +70,12 @@ class Intake:
         self._assigned_steps: dict[int, int] = {}  # by collection in flight, an estimate
         self._pending: dict[Any, _Pending] = {}  # by the reference of what is under way
         self._staleness: deque[int] = deque(maxlen=50)
-        self.next_sequence = next_sequence
         self.dropped: Counter[str] = Counter()
-        self.committed = 0
+        records, _ = ledger.records(None)
+        # Committed since the checkpoint, by the start before this one.
+        self._missing = [r for r in records if int(r.shard_id) not in taken]
+        self.next_sequence = max([next_sequence, *(int(r.shard_id) + 1 for r in records)])
+        self.committed = len(records)
 
     @property
     def env_steps_in_flight(self) -> int:
@@ -151,21 +157,20 @@ class Intake:
         return None
 
     def recover(self) -> int:
-        """Sends on what the ledger holds and the stream does not; gives how many there are.
+        """Sends on what the ledger held at the start and the stream did not; gives how many.
 
-        After a restart these are the rollouts committed since the checkpoint.
+        Called once a stage collects: a run that fell back far is in a stage before that, which
+        is not to see what was collected behind it.
         """
-        try:
-            records, _ = self._ledger.records(None)
-        except RedisAwayError:
-            return 0
-        self.committed = len(records)
-        missing = [r for r in records if int(r.shard_id) not in self._taken]
+        missing, self._missing = self._missing, []
         for record in missing:
             self._send(record, None, attempt=1)
-        known = [int(record.shard_id) + 1 for record in records]
-        self.next_sequence = max([self.next_sequence, *known])
         return len(missing)
+
+    def abandon(self, done: Done) -> None:
+        """Gives up a rollout that arrives when the run has ended."""
+        self._assigned_steps.pop(done.tag, None)
+        self._drop(done.metadata, "abandoned")
 
     def _send(self, record: ShardRecord, payload: Any, *, attempt: int) -> None:
         """Labels and appends a rollout; without a payload, from its file."""

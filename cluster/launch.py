@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from causeway.cluster.checkpoint import FOLDER_NAME, Checkpoint, load_latest
+from causeway.cluster.checkpoint import (
+    FOLDER_NAME,
+    Checkpoint,
+    has_checkpoints,
+    load_latest,
+)
 from causeway.cluster.collect_data import collect_data, has_data
 from causeway.cluster.config import CONFIG_NAME, RunConfig, load_run_config, save_run_config
 from causeway.cluster.config_io import ConfigError
@@ -47,12 +52,14 @@ def new_run(config: RunConfig) -> tuple[RunConfig, Path]:
     return config, config.folder
 
 
-def existing_run(folder: Path) -> tuple[RunConfig, Checkpoint, list[str]]:
+def existing_run(folder: Path) -> tuple[RunConfig, Checkpoint | None, list[str]]:
     """A run's configuration, its newest whole checkpoint, and what was wrong with newer ones.
 
+    There is no checkpoint where the run ended before its first; it then goes on from nothing.
+
     Raises:
-        ConfigError: this is not the folder of a run.
-        CheckpointError: it has no usable checkpoint.
+        ConfigError: this is not the folder of a run, or not under the run's name.
+        CheckpointError: it has checkpoints but none that can be used.
     """
     path = folder / CONFIG_NAME
     if not path.exists():
@@ -62,9 +69,16 @@ def existing_run(folder: Path) -> tuple[RunConfig, Checkpoint, list[str]]:
         )
     config = load_run_config(path)
     here = folder.resolve()  # it may have been moved since
-    run = dataclasses.replace(config.run, folder=str(here.parent), name=here.name)
+    if here.name != config.name:
+        raise ConfigError(
+            f"{folder} holds the run {config.name!r} and must be called so, got {here.name!r}: "
+            "the run's ledger is kept under its name; rename the folder back"
+        )
+    config = config.replace(run=dataclasses.replace(config.run, folder=str(here.parent)))
+    if not has_checkpoints(folder):
+        return config, None, []
     checkpoint, faults = load_latest(folder)
-    return config.replace(run=run), checkpoint, faults
+    return config, checkpoint, faults
 
 
 def launch(config: RunConfig, checkpoint: Checkpoint | None, view: ProgressView) -> Outcome:
@@ -116,36 +130,21 @@ def _distributed(
     from causeway.cluster.dispatch import DistributedRun
     from causeway.cluster.metrics import RayMetrics
     from causeway.cluster.ray_local import StopSignal, ray_session
+    from causeway.cluster.services import run_services
 
     with (
-        run_services(config, folder) as (control, ledger),
+        run_services(config, folder) as services,
         ray_session(config.ray) as dashboard,
         StopSignal(signal.SIGINT, signal.SIGTERM) as stop,
     ):
         if dashboard is not None:
             recorder.note(f"Ray dashboard: {dashboard}")
         recorder.listeners.append(RayMetrics(config.name).record)
-        run = DistributedRun(config, folder, recorder, control, ledger, checkpoint)
+        run = DistributedRun(config, folder, recorder, services, checkpoint)
         try:
             yield run, stop
         finally:
             run.close()
-
-
-@contextlib.contextmanager
-def run_services(config: RunConfig, folder: Path) -> Iterator[Any]:
-    """The run's control plane and ledger, on the configured Redis or on one of its own."""
-    from causeway.cluster.control import Control, ControlConfig
-    from causeway.cluster.ledger import Ledger, LedgerConfig
-    from causeway.cluster.redis_link import LinkConfig, connect
-    from causeway.cluster.redis_server import redis_for_run
-
-    with (
-        redis_for_run(config.redis, folder, single_host=config.ray.is_local) as url,
-        contextlib.closing(connect(url, LinkConfig())) as client,
-    ):
-        control = Control(client, config.name, ControlConfig())
-        yield control, Ledger(client, config.name, folder / "spool.jsonl", LedgerConfig())
 
 
 def _is_used(folder: Path) -> bool:

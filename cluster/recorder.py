@@ -13,7 +13,7 @@ from causeway.cluster.evaluation import EvaluationReport
 from causeway.cluster.learner import BlockReport
 from causeway.cluster.metrics import MetricsWriter
 from causeway.cluster.progress import ProgressView
-from causeway.cluster.schedule import Schedule
+from causeway.cluster.schedule import Position, Schedule
 
 METRICS_NAME, EVALUATIONS_NAME, RESULTS_NAME = "metrics.jsonl", "evaluations.json", "results.json"
 
@@ -39,10 +39,15 @@ class Recorder:
         """For how long the run has been at work."""
         return self._writer.time_s
 
-    def rewind(self, updates: int) -> None:
-        """Forgets evaluations of updates that a return to a checkpoint has undone."""
+    def rewind(self, position: Position) -> None:
+        """Goes on from there: forgets evaluations that a return to a checkpoint has undone."""
         curve = self._evaluations["curve"]
-        self._evaluations["curve"] = [point for point in curve if point["updates"] <= updates]
+        self._evaluations["curve"] = [p for p in curve if p["updates"] <= position.updates]
+        self._last = (self._writer.time_s, position.updates, position.env_steps)
+
+    def has_evaluation(self, updates: int) -> bool:
+        """Whether the policy after so many updates has been evaluated."""
+        return any(point["updates"] == updates for point in self._evaluations["curve"])
 
     def note(self, text: str) -> None:
         """A line of words for whoever watches."""

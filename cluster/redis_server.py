@@ -63,8 +63,8 @@ class RedisConfig:
 
 
 @contextlib.contextmanager
-def redis_for_run(config: RedisConfig, folder: Path, *, single_host: bool) -> Iterator[str]:
-    """The URL of the run's Redis: the configured one, else that of a private server.
+def redis_for_run(config: RedisConfig, folder: Path, *, single_host: bool) -> Iterator["RunRedis"]:
+    """The run's Redis: the configured one, else a private server.
 
     Args:
         config: may name a server.
@@ -76,7 +76,7 @@ def redis_for_run(config: RedisConfig, folder: Path, *, single_host: bool) -> It
         RedisServerError: no private server could be started.
     """
     if config.url is not None:
-        yield config.url
+        yield RunRedis(url=config.url, server=None)
         return
     if not single_host:
         raise ValueError(
@@ -84,8 +84,9 @@ def redis_for_run(config: RedisConfig, folder: Path, *, single_host: bool) -> It
             "private server listens on a unix socket that other machines cannot reach. "
             "Give the URL of a Redis that every host reaches, such as redis://host:6379/0"
         )
-    with EmbeddedRedis(folder) as url:
-        yield url
+    server = EmbeddedRedis(folder)
+    with server as url:
+        yield RunRedis(url=url, server=server)
 
 
 def embedded_url(folder: Path) -> str | None:
@@ -179,6 +180,7 @@ class EmbeddedRedis:
             )
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder.chmod(0o700)
+        is_first = self._socket is None
         self._socket = self._socket or _socket_path(self._folder)
         with _FolderLock(self._folder / "server.lock") as lock:
             self._socket.unlink(missing_ok=True)  # left over from a killed server
@@ -187,7 +189,10 @@ class EmbeddedRedis:
         try:
             self._wait_until_ready(url)
         except BaseException:
-            self.stop()
+            if is_first:
+                self.stop()
+            else:  # its clients know the socket, and another attempt may follow
+                self._end_process()
             raise
         _write_private(_url_file(self._run_folder), url)
         return url
@@ -201,20 +206,24 @@ class EmbeddedRedis:
 
     def stop(self) -> None:
         """Ends the server after it has written everything; its data stays in the folder."""
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
+        self._end_process()
         _url_file(self._run_folder).unlink(missing_ok=True)
         if self._socket is not None:
             self._socket.unlink(missing_ok=True)
             if self._socket.parent != self._folder:
                 self._socket.parent.rmdir()
             self._socket = None
+
+    def _end_process(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
 
     def _spawn(self, binary: Path, socket: Path, lock: IO[bytes]) -> "subprocess.Popen[bytes]":
         options = {
@@ -265,6 +274,18 @@ class EmbeddedRedis:
         except FileNotFoundError:
             lines = []
         return f"the end of {self.log_path} reads: " + (" | ".join(lines) or "(nothing)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRedis:
+    """Where a run's Redis is, and the server if the run is to keep it up itself."""
+
+    url: str
+    server: EmbeddedRedis | None
+
+    def ensure_running(self) -> bool:
+        """Starts a private server again if it has died; see `EmbeddedRedis.ensure_running`."""
+        return self.server is not None and self.server.ensure_running()
 
 
 class _FolderLock:

@@ -69,6 +69,10 @@ class LearnerActor(LearnerService):
         self._published = updates
         return updates, self._publisher.reference
 
+    def refresh(self) -> None:
+        """Tells the weight store again what was published last, in case it has been restarted."""
+        self._publisher.refresh()
+
 
 class CollectorActor:
     """A collector that pulls weights before each collection and writes what it gathered.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from causeway.cluster.checkpoint import Checkpoint
 from causeway.cluster.config import CollectionSection, ScheduleSection
 from causeway.learners.algorithm import Stage
 
@@ -23,6 +24,20 @@ class Position:
     def to_json(self) -> dict[str, Any]:
         """Plain numbers."""
         return asdict(self)
+
+
+def position_of(checkpoint: Checkpoint | None) -> tuple[Position, set[int]]:
+    """Where a run goes on, and the collections whose rollouts its stream holds by then."""
+    if checkpoint is None:
+        return Position(), set()
+    state = checkpoint.state["run"]
+    position = Position(**state["position"])
+    online = state["stream"]["online"]
+    # The driver may have counted rollouts that the stream took in just behind the checkpoint.
+    uncounted = position.env_steps - sum(entry["rows"] for entry in online)
+    position.env_steps -= uncounted
+    position.stage_env_steps -= min(uncounted, position.stage_env_steps)
+    return position, {entry["sequence"] for entry in online}
 
 
 class Schedule:
@@ -59,6 +74,15 @@ class Schedule:
     def stage_total(self) -> int:
         """The updates of this stage."""
         return self._config.updates[self.stage.name]
+
+    @property
+    def ended_stage(self) -> Stage | None:
+        """The stage that ends exactly here, with its last update; None between two ends."""
+        position = self.position
+        if not self.finished and position.stage_updates > 0:
+            return self.stage if position.stage_updates >= self.stage_total else None
+        done = self._stages[: position.stage_index]
+        return next((s for s in reversed(done) if self._config.updates[s.name] > 0), None)
 
     def block_after(self, dispatched: int) -> int:
         """The size of the block that follows so many updates of this stage; 0 at its end."""

@@ -57,7 +57,7 @@ class SerialRun:
             position = Position(**checkpoint.state["run"]["position"])
             self._stream.load_state(checkpoint.state["run"]["stream"])
             self._learner.load(checkpoint)
-            recorder.rewind(position.updates)
+        recorder.rewind(position)
         stages = load_algorithm(config.run.algorithm).STAGES
         self.schedule = Schedule(stages, config.schedule, config.collection, position)
         torch.set_num_threads(config.trainer.threads)

@@ -8,8 +8,10 @@ from pathlib import Path
 from causeway.cluster.checkpoint import load_checkpoint
 from causeway.cluster.collect_data import collect_data
 from causeway.cluster.config import DataSection, RunConfig, load_run_config, save_run_config
+from causeway.cluster.dispatch import DistributedRun
 from causeway.cluster.recorder import Recorder
 from causeway.cluster.serial import SerialRun
+from causeway.cluster.services import run_services
 
 TINY_YAML = """
 run: {seed: 3}
@@ -43,8 +45,8 @@ def make_data(folder: Path, family: str = "point-robot") -> Path:
 def write_yaml(folder: Path, data: Path) -> Path:
     """The tiny configuration as a file, on that data set, its runs in `folder`."""
     path = folder / "tiny.yaml"
-    places = f"path: {data}\n  cache_folder: {data}/cache"
-    path.write_text(TINY_YAML.replace("run: {", f"run: {{folder: {folder}, ") + f"data:\n  {places}\n")
+    section = f"data: {{path: {data}, cache_folder: {data}/cache}}\n"
+    path.write_text(TINY_YAML.replace("run: {", f"run: {{folder: {folder}, ") + section)
     return path
 
 
@@ -65,6 +67,21 @@ def serial_run(config, checkpoint=None):
         yield run
     finally:
         run.close()
+        recorder.close()
+
+
+@contextlib.contextmanager
+def distributed_run(config, checkpoint=None):
+    """A distributed run on the Ray that is up, with a Redis of its own, ended at the end."""
+    recorder = Recorder(config, config.folder, None)
+    try:
+        with run_services(config, config.folder) as services:
+            run = DistributedRun(config, config.folder, recorder, services, checkpoint)
+            try:
+                yield run
+            finally:
+                run.close()
+    finally:
         recorder.close()
 
 

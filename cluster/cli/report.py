@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from causeway.cluster.cli.output import print_json, print_line, print_table
+from causeway.cluster.config_yaml import ConfigError
 
 RunFolder = Annotated[Path, typer.Argument(help="The run's folder.")]
 
@@ -33,6 +34,11 @@ def evaluate(
     from causeway.cluster.streams import open_data
 
     config, checkpoint, _ = existing_run(folder)
+    if checkpoint is None:
+        raise ConfigError(
+            f"{folder} must have a checkpoint to be evaluated, it has none: the run ended before "
+            f"its first; 'causeway resume {folder}' goes on with it"
+        )
     learner = LearnerService(config, open_data(config).layout)
     learner.load(checkpoint)
     found = EvaluationService(config).evaluate(*learner.weights())

@@ -33,7 +33,7 @@ def train(
 
 
 def resume(folder: RunFolder) -> None:
-    """Go on with a run from its last checkpoint."""
+    """Go on with a run from its last checkpoint, or from the beginning where it has none."""
     from causeway.cluster.launch import existing_run, launch
     from causeway.cluster.progress import ProgressView
 

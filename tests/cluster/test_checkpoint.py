@@ -119,7 +119,7 @@ def test_a_run_without_a_usable_checkpoint_says_what_is_wrong_with_each(tmp_path
         load_latest(tmp_path)
     for updates in (5, 10):
         damage(save(tmp_path, updates) / "state.json")
-    with pytest.raises(CheckpointError, match="00000010.*00000005"):
+    with pytest.raises(CheckpointError, match=r"00000010.*00000005"):
         load_latest(tmp_path)
 
 

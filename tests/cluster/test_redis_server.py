@@ -158,14 +158,15 @@ def test_without_any_server_the_error_says_what_to_install(tmp_path, monkeypatch
 def test_a_configured_server_is_used_and_several_hosts_need_one(tmp_path):
     url = "redis://elsewhere:6379/0"
     with redis_for_run(RedisConfig(url=url), tmp_path, single_host=False) as given:
-        assert given == url
+        assert given.url == url
+        assert not given.ensure_running()
     with (
         pytest.raises(ValueError, match="spans several hosts"),
         redis_for_run(RedisConfig(), tmp_path, single_host=False),
     ):
         pass
     with redis_for_run(RedisConfig(), tmp_path, single_host=True) as private:
-        assert private.startswith("unix://")
+        assert private.url.startswith("unix://")
 
 
 def test_a_url_without_a_known_scheme_is_refused():

@@ -97,6 +97,20 @@ def test_a_new_stage_counts_its_own_updates_and_steps_from_zero():
     )
 
 
+def test_a_stage_ends_at_its_last_update_and_until_the_next_ones_first():
+    plan = schedule(updates={"offline": 20, "online": 0})
+    assert plan.ended_stage is None
+    plan.advance(19)
+    assert plan.ended_stage is None
+    plan.advance(1)
+    assert plan.ended_stage == OFFLINE
+    plan.next_stage()
+    assert plan.ended_stage == OFFLINE
+    plan.next_stage()
+    assert plan.finished
+    assert plan.ended_stage == OFFLINE
+
+
 def test_a_position_survives_json():
     position = Position(stage_index=1, stage_updates=5, updates=25, env_steps=60, work_s=1.5)
     again = Position(**json.loads(json.dumps(position.to_json())))
