@@ -3,7 +3,8 @@
     observation  position (x, y); every episode starts at (0, 0)
     action       a in [-1, 1]^2 moves the point by 0.1 a
     horizon      20 steps, then truncated; nothing terminates
-    tasks        goals at angles uniform in [0, pi] on the unit circle, drawn with seed 1337
+    tasks        50 goals on the upper half of the unit circle, one drawn uniformly in each of 50
+                 equal arcs (seed 1337); every fifth arc, the third one first, is held out
 
 The reward looks at the position *after* the step, the transition's next observation: an action is
 paid for where it leads, and the starting position, which no action can change, is not counted.
@@ -58,7 +59,13 @@ class PointRobot:
 
     def splits(self) -> dict[str, Split]:
         """One split, `standard`: 40 train tasks (ids 0 to 39) and 10 test tasks (40 to 49)."""
-        angles = np.random.default_rng(TASK_SEED).uniform(0.0, np.pi, NUM_TRAIN + NUM_TEST)
+        count = NUM_TRAIN + NUM_TEST
+        arcs = np.arange(count)
+        angles = (arcs + np.random.default_rng(TASK_SEED).uniform(size=count)) * np.pi / count
+        # Train arcs surround each test arc: 40 free draws leave holes of some 20 degrees, and a
+        # test task in one, or beyond the last, is a test of extrapolation.
+        held_out = arcs % (count // NUM_TEST) == 2
+        angles = np.concatenate([angles[~held_out], angles[held_out]])
         tasks = tuple(
             Task(id=i, reward={"goal_x": float(np.cos(angle)), "goal_y": float(np.sin(angle))})
             for i, angle in enumerate(angles)

@@ -66,14 +66,21 @@ def test_a_heading_error_lasts_for_the_episode():
         np.testing.assert_allclose(direction, np.tile(direction[0], (9, 1)), atol=1e-4)
 
 
-def test_the_random_share_of_the_episodes_has_nothing_to_do_with_the_task():
+@pytest.mark.parametrize(
+    ("kind", "centre"), [("square", (0.0, 0.0)), ("arc", (0.0, 2.0 / np.pi))]
+)
+def test_the_random_share_of_the_episodes_has_nothing_to_do_with_the_task(kind, centre):
     options = ScriptedBehaviour(
-        **{**EXACT, "random_share": 0.25}, speed_low=1.0, speed_high=1.0, random_reach=1.0
+        **{**EXACT, "random_share": 0.25},
+        speed_low=1.0,
+        speed_high=1.0,
+        random_reach=1.0,
+        random_target=kind,
     )
     (task, episodes), *_ = collect(options, episodes_per_task=400)
     missed = np.linalg.norm(ends(episodes) - goal(task), axis=1) > 1e-3
     assert missed.mean() == pytest.approx(0.25, abs=0.07)
-    assert np.abs(ends(episodes)[missed].mean(axis=0)).max() < 0.25
+    np.testing.assert_allclose(ends(episodes)[missed].mean(axis=0), centre, atol=0.25)
 
 
 def test_speeds_are_fractions_of_a_full_step():
