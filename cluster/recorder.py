@@ -54,6 +54,15 @@ class Recorder:
         if self._view is not None:
             self._view.print(text)
 
+    def stage_begun(self, schedule: Schedule) -> None:
+        """Shows the schedule's stage, before its first block: rates count from here."""
+        self.show(
+            phase=_phase(schedule.stage.name),
+            completed=schedule.position.stage_updates,
+            total=schedule.stage_total,
+            unit="updates",
+        )
+
     def block(self, report: BlockReport, schedule: Schedule, more: Mapping[str, Any]) -> None:
         """Keeps and shows what a block of updates did; `more` are further fields of the row."""
         position, now = schedule.position, self._writer.time_s
@@ -75,10 +84,8 @@ class Recorder:
             listener(row)
         if self._view is not None:
             self._view.update(
-                phase=f"{report.stage} training",
+                phase=_phase(report.stage),
                 completed=position.stage_updates,
-                total=schedule.stage_total,
-                unit="updates",
                 updates=position.updates,
                 updates_per_s=row["updates_per_s"],
                 env_steps=position.env_steps,
@@ -127,6 +134,10 @@ class Recorder:
     def close(self) -> None:
         """Closes the files."""
         self._writer.close()
+
+
+def _phase(stage: str) -> str:
+    return f"{stage} training"
 
 
 def write_json(path: Path, content: Any) -> None:

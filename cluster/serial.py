@@ -126,6 +126,7 @@ class SerialRun:
             self.schedule.next_stage()
         if not self.finished:
             self._learner.enter(self.schedule.stage.name)
+            self._recorder.stage_begun(self.schedule)
 
     def _collect(self, allowed_env_steps: float) -> None:
         """Collects, labels and takes in until the stage has its share of environment steps."""

@@ -71,6 +71,7 @@ class Trainer:
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.stage = algorithm.stages()[0]
         self.updates = 0
+        self._divergence: str | None = None  # in words, once a loss or a weight is not finite
 
     def enter(self, stage: Stage) -> None:
         """Goes over to a stage; what it freezes neither computes gradients nor steps."""
@@ -95,8 +96,10 @@ class Trainer:
         """Every update of a block.
 
         Raises:
-            DivergedError: a loss or a weight is not finite. Nothing of the block may be published.
+            DivergedError: a loss or a weight is not finite. From then on the trainer gives neither
+                weights nor a state, until it is loaded from a sound one.
         """
+        self._refuse_diverged()
         logs = [
             self.update(block.meta_batch(index, self.layout, self.device))
             for index in range(len(block))
@@ -110,11 +113,13 @@ class Trainer:
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the inference parts on the CPU, for broadcast; later updates leave it alone."""
+        self._refuse_diverged()
         state = self.algorithm.policy().state_dict()
         return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that an equal continuation needs: tensors by name, and what JSON can hold."""
+        self._refuse_diverged()
         tensors = self._model_tensors()
         adam = self.optimiser.state_dict()
         for index, slots in adam["state"].items():
@@ -142,6 +147,7 @@ class Trainer:
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
         self.generator.set_state(tensors["generator"].cpu())
         self.updates = int(values["updates"])
+        self._divergence = None
         self.enter(stage)
 
     def _model_tensors(self) -> dict[str, Tensor]:
@@ -181,11 +187,17 @@ class Trainer:
         parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         norms = torch.stack(torch._foreach_norm(parameters))
         if bad or not bool(torch.isfinite(norms).all()):
-            raise DivergedError(
+            self._divergence = (
                 f"training diverged in stage {self.stage.name!r} by update {self.updates}: "
                 f"{', '.join(bad) or 'a weight'} is not finite. Continue from the last checkpoint "
                 "with a smaller learning_rate, or check the data's scale"
             )
+            self._refuse_diverged()
+
+    def _refuse_diverged(self) -> None:
+        """Lets nothing out of a trainer whose weights mean nothing: no update, weights or state."""
+        if self._divergence is not None:
+            raise DivergedError(self._divergence)
 
 
 def _means(logs: list[dict[str, Tensor]]) -> dict[str, float]:

@@ -97,6 +97,19 @@ def test_a_weight_that_is_not_finite_stops_the_block_even_where_no_loss_sees_it(
         trainer.run_block(make_block())
 
 
+def test_a_diverged_trainer_gives_nothing_out_until_it_is_loaded_from_a_sound_state():
+    trainer = make_trainer(make_smac())
+    sound = trainer.state()
+    with torch.no_grad():
+        next(trainer.algorithm.modules()["actor"].parameters()).fill_(torch.nan)
+    for call in (lambda: trainer.run_block(make_block()), trainer.state, trainer.weights):
+        with pytest.raises(DivergedError, match="diverged in stage 'offline' by update 2"):
+            call()
+    trainer.load_state(*sound)
+    assert trainer.run_block(make_block()).losses
+    assert trainer.state()[1]["updates"] == 2
+
+
 def assert_only_training_requires_gradients(trainer, stage):
     for name, module in trainer.algorithm.modules().items():
         for parameter in module.parameters():
