@@ -68,7 +68,7 @@ class DistributedRun:
         checkpoint: Checkpoint | None,
     ) -> None:
         self._config, self._folder, self._recorder = config, folder.resolve(), recorder
-        self._services, self._control = services, services.control
+        self.services, self._control = services, services.control
         position, taken = position_of(checkpoint)
         recorder.rewind(position)
         stages = load_algorithm(config.run.algorithm).STAGES
@@ -216,7 +216,7 @@ class DistributedRun:
             self.pool.resize(wanted)
         if self._commands.checkpoint_due:
             self.save()
-        if self._services.keep_up():
+        if self.services.keep_up():
             self._control.event("redis restarted")
             self._recorder.note("the run's Redis was lost; it is there again")
         if self._refreshed is None or ray.wait([self._refreshed], timeout=0)[0]:
@@ -240,10 +240,10 @@ class DistributedRun:
             "stage_updates": position.stage_updates,
             "stage_total": 0 if schedule.finished else schedule.stage_total,
             "paused": self._commands.paused,
-            **self._figures(),
+            **self.figures(),
         }
 
-    def _figures(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, Any]:
         """What the machinery does: fields of a metrics row."""
         states = self.pool.states()
         figures = {
@@ -350,7 +350,7 @@ class DistributedRun:
     def _note(self, block: _Block, report: BlockReport, share: StreamShare) -> None:
         schedule = self.schedule
         schedule.advance(block.size)
-        figures = {**self._figures(), "online_share": share.online_share}
+        figures = {**self.figures(), "online_share": share.online_share}
         self._recorder.block(report, schedule, figures)
         self._recorder.show(
             collectors=figures["collectors"],
@@ -381,6 +381,7 @@ class DistributedRun:
         self._dispatched = schedule.position.stage_updates
         if not schedule.finished:
             self._parts.learner.enter.remote(schedule.stage.name)
+            self._recorder.stage_begun(schedule)
             if schedule.stage.collects:
                 self._intake.recover()
             self._control.event("stage begun", stage=schedule.stage.name)
