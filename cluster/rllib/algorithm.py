@@ -29,7 +29,7 @@ from causeway.cluster.dispatch import POLL_S
 from causeway.cluster.evaluation import EvaluationService
 from causeway.cluster.learner import make_algorithm
 from causeway.cluster.rllib.config import CausewayConfig
-from causeway.cluster.rllib.folders import pack, unpack
+from causeway.cluster.rllib.folders import pack, read, unpack
 from causeway.cluster.rllib.live import RETURNS, LiveRun, fresh_run, join_ray, room_for_learner
 from causeway.cluster.rllib.module import module_spec
 from causeway.cluster.streams import open_data
@@ -179,10 +179,11 @@ class Causeway(Algorithm):
         _refuse(**{f"argument_{number}": value for number, value in enumerate(args)}, **kwargs)
         if self._is_stopped:
             raise _stopped()
+        checkpoint, iteration = read(Path(path))
         self._close()
         config = fresh_run(self._run_config(), self._name_suffix)
-        checkpoint, self._iteration = unpack(Path(path), config.folder)
-        self._restored_run = config, checkpoint
+        self._restored_run = config, unpack(Path(path), checkpoint, config.folder)
+        self._iteration = iteration
         self._counted_env_steps = 0
         self._metrics.reset()
 
@@ -201,6 +202,9 @@ class Causeway(Algorithm):
         if self._started_ray:
             self._started_ray = False
             ray.shutdown()
+        if self._storage is None:  # RLlib has made a folder in ~/ray_results, which stays empty
+            with contextlib.suppress(OSError):
+                Path(self.logdir).rmdir()
 
     @property
     def _metrics(self) -> MetricsLogger:

@@ -23,7 +23,7 @@ TRIAL_BYTES = 1_500_000_000
 
 
 class CausewayConfig(AlgorithmConfig):
-    """RLlib's settings plus one run's configuration; see `causeway`.
+    """RLlib's settings plus one run's configuration, at first the README's job; see `causeway`.
 
     Of RLlib's settings those count that are RLlib's own business: reporting, callbacks, debugging,
     checkpointing, and the resources of a Tune trial. What trains, collects and evaluates is set in
@@ -41,8 +41,9 @@ class CausewayConfig(AlgorithmConfig):
         self.num_cpus_for_main_process = 0
         self.num_cpus_per_learner: Any = 0
         self.custom_resources_for_main_process = {"memory": TRIAL_BYTES}
-        self.causeway_run: dict[str, Any] | None = None  # plain values; None: the README's job
+        self.causeway_run: dict[str, Any] = {}  # plain values, which Tune can copy and show
         self.causeway_search: dict[str, Any] = {}
+        self.causeway(run_config=load_run_config(None))
 
     def causeway(
         self,
@@ -68,10 +69,11 @@ class CausewayConfig(AlgorithmConfig):
         """
         if run_config is not None and path is not None:
             raise ConfigError("causeway() must be given run_config or path, got both")
-        if run_config is None and (path is not None or self.causeway_run is None):
-            run_config = load_run_config(Path(path) if path is not None else None)
-        data = self.causeway_run if run_config is None else to_plain(run_config)
-        config = _structured(merge(data or {}, parse_overrides(overrides)))
+        if path is not None:
+            config = load_run_config(Path(path), overrides)
+        else:
+            data = self.causeway_run if run_config is None else to_plain(run_config)
+            config = _structured(merge(data, parse_overrides(overrides)))
         self.causeway_run = to_plain(_anchored(config))
         if search is not None:
             self.causeway_search = dict(search)
@@ -84,8 +86,6 @@ class CausewayConfig(AlgorithmConfig):
             ConfigError: it is not valid.
         """
         data = self.causeway_run
-        if data is None:
-            data = to_plain(_anchored(load_run_config(None)))
         for key, value in self.causeway_search.items():
             for name in reversed(key.split(".")):
                 value = {name: value}

@@ -37,28 +37,31 @@ def pack(run_folder: Path, checkpoint: Path, iteration: int, target: Path) -> No
     write_json(target / STATE_NAME, {"training_iteration": iteration})
 
 
-def unpack(source: Path, run_folder: Path) -> tuple[Checkpoint, int]:
-    """Copies what `pack` has written into a new run's folder; gives checkpoint and iteration.
+def read(source: Path) -> tuple[Checkpoint, int]:
+    """The checkpoint in a folder that `pack` has written, and RLlib's iteration then.
 
     Raises:
-        CheckpointError: it is not a folder that `pack` has written, or it is damaged.
+        CheckpointError: it is no such folder, or it is damaged.
     """
-    checked, faults = load_latest(source)
+    checkpoint, faults = load_latest(source)
     if faults:
         raise CheckpointError(faults[0])
     try:
         iteration = int(json.loads((source / STATE_NAME).read_text())["training_iteration"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{source / STATE_NAME} must be JSON with training_iteration, but {error}: give a "
+            f"{source / STATE_NAME} must be JSON with training_iteration, but {error!r}: give a "
             "folder that Causeway.save_to_path has written"
         ) from error
-    run_folder.mkdir(parents=True, exist_ok=True)
+    return checkpoint, iteration
+
+
+def unpack(source: Path, checkpoint: Checkpoint, run_folder: Path) -> Checkpoint:
+    """Copies what `pack` has written into a new run's folder; gives the checkpoint there."""
     for name in (FOLDER_NAME, ONLINE_NAME):
         if (source / name).is_dir():
             shutil.copytree(source / name, run_folder / name)
     for name in FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, run_folder / name)
-    path = run_folder / FOLDER_NAME / checked.path.name
-    return replace(checked, path=path), iteration
+    return replace(checkpoint, path=run_folder / FOLDER_NAME / checkpoint.path.name)
