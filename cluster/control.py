@@ -112,7 +112,7 @@ class Control:
         return _read_commands(self._last)
 
     def heartbeat(self, component: str, state: Mapping[str, Any]) -> bool:
-        """Says that a part lives and how it is; False if Redis did not hear it.
+        """Says that a part lives and how it is, and what events wait; False if not heard.
 
         Args:
             component: such as "driver" or "collector-3".
@@ -122,6 +122,7 @@ class Control:
         keys = [self._times_key, self._states_key]
         try:
             self._link.call(lambda c: self._heartbeat_script(keys, arguments, client=c))
+            self._link.call(self._send_events)
         except RedisAwayError:
             return False
         return True

@@ -1,6 +1,7 @@
 """How a distributed run ends where it cannot go on: with what was lost, and the way on."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,4 +42,5 @@ def explained(name: str, folder: Path) -> Iterator[None]:
 
 
 def _lost(name: str, error: BaseException, advice: str) -> str:
-    return f"the learner or the task stream of {name!r} was lost: {str(error).strip()}. {advice}"
+    cause = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # without the terminal's colours
+    return f"the learner or the task stream of {name!r} was lost: {cause}. {advice}"

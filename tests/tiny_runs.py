@@ -3,15 +3,25 @@
 import contextlib
 import dataclasses
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from causeway.cluster.checkpoint import load_checkpoint
 from causeway.cluster.collect_data import collect_data
 from causeway.cluster.config import DataSection, RunConfig, load_run_config, save_run_config
+from causeway.cluster.control import Control, ControlConfig
 from causeway.cluster.dispatch import DistributedRun
+from causeway.cluster.ledger import Ledger, LedgerConfig, ShardRecord
 from causeway.cluster.recorder import Recorder
+from causeway.cluster.redis_link import LinkConfig, connect
+from causeway.cluster.redis_server import EmbeddedRedis, embedded_url
 from causeway.cluster.serial import SerialRun
 from causeway.cluster.services import run_services
+from causeway.datasets.batches import RowLayout
+from causeway.datasets.shards import read_part, read_shard
 
 TINY_YAML = """
 run: {seed: 3}
@@ -98,3 +108,43 @@ def results_of(folder: Path) -> dict:
 def online_parts(folder: Path) -> list[int]:
     """The numbers of the labelled rollouts in the run's folder."""
     return sorted(int(path.stem.removeprefix("part-")) for path in (folder / "online").glob("*"))
+
+
+@contextlib.contextmanager
+def outside_of(folder: Path, name: str):
+    """A run's control plane and ledger as another process sees them while the run is at work."""
+    with contextlib.closing(connect(embedded_url(folder), LinkConfig())) as client:
+        ledger = Ledger(client, name, folder / "outside.jsonl", LedgerConfig())
+        yield Control(client, name, ControlConfig()), ledger
+
+
+def ledger_of(folder: Path, name: str) -> list[ShardRecord]:
+    """What the ledger of a run that has ended holds."""
+    with EmbeddedRedis(folder), outside_of(folder, name) as (_, ledger):
+        records, _ = ledger.records(None)
+        assert ledger.counters().committed == len(records)
+    return records
+
+
+def assert_exact(records: list[ShardRecord], folder: Path, layout: RowLayout) -> None:
+    """The ledger holds each rollout once, and the buffers' files hold just these, labelled."""
+    numbers = [int(record.shard_id) for record in records]
+    assert len(set(numbers)) == len(numbers)
+    assert sorted(numbers) == online_parts(folder)
+    for record in records:
+        gathered = read_shard(folder / record.path, record.sha256, layout)
+        part = folder / "online" / f"part-{record.shard_id}.parquet"
+        taken_in = read_part(part, None, layout)
+        assert [len(t) for t in gathered] == [len(e) for e in taken_in]
+        for trajectory, episode in zip(gathered, taken_in, strict=True):
+            assert np.array_equal(trajectory.action, episode.action)
+            assert np.array_equal(trajectory.next_observation, episode.next_observation)
+
+
+def advance(run: DistributedRun, condition: Callable[[], bool], patience_s: float = 60.0) -> float:
+    """Steps the run until the condition holds; gives how long that took."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < patience_s, f"not met: {run.figures()}"
+        run.step()
+    return time.monotonic() - begun

@@ -122,6 +122,14 @@ def test_events_wait_while_redis_is_away_and_the_oldest_are_given_up(server, cli
     assert control.num_lost_events == 3
 
 
+def test_a_waiting_event_needs_no_other_one_to_be_heard(server, control):
+    kill(server)
+    control.event("last words")
+    bring_back(server)
+    assert control.heartbeat("driver", {})
+    assert [event.kind for event in control.events(None, 10)] == ["last words"]
+
+
 def test_the_event_stream_stays_bounded(client):
     control = Control(client, "run-1", ControlConfig(max_events=100, link=IMPATIENT))
     for number in range(1_000):
