@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from causeway.actors.contexts import Rows, stack_contexts, subsample
-from causeway.actors.rollout import Generators, LatentPer, check_latent_per, rollout
+from causeway.actors.rollout import (
+    ActionChoice,
+    Generators,
+    LatentPer,
+    check_choice,
+    rollout,
+)
 from causeway.actors.tasks.family import Dynamics
 from causeway.datasets.batches import RowLayout, Trajectory
 from causeway.datasets.policy import AdaptivePolicy
@@ -31,6 +37,7 @@ class CollectorConfig:
     posterior_env_steps: int = 600  # then at least so many with z ~ posterior
     context_size: int | None = 64  # transitions; more are subsampled to it, None takes all
     latent_per: LatentPer = "trajectory"  # the SMAC authors' code: "step"
+    actions: ActionChoice = "stochastic"  # "deterministic" gathers just what adaptation will meet
 
     def __post_init__(self) -> None:
         for name in ("num_envs", "context_size"):
@@ -43,7 +50,8 @@ class CollectorConfig:
                 "CollectorConfig.prior_env_steps and posterior_env_steps must not be negative "
                 f"and not both be 0, got {steps[0]} and {steps[1]}"
             )
-        check_latent_per("CollectorConfig", self.latent_per)
+        check_choice("CollectorConfig", "latent_per", LatentPer, self.latent_per)
+        check_choice("CollectorConfig", "actions", ActionChoice, self.actions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +168,7 @@ class Collector:
             belief,
             horizon=self._horizon,
             latent_per=self._config.latent_per,
-            actions="stochastic",
+            actions=self._config.actions,
             generators=generators,
         )
 

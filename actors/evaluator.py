@@ -22,7 +22,7 @@ from causeway.actors.contexts import (
     stack_contexts,
     subsample,
 )
-from causeway.actors.rollout import Generators, LatentPer, check_latent_per, rollout, run_episodes
+from causeway.actors.rollout import Generators, LatentPer, check_choice, rollout, run_episodes
 from causeway.actors.summary import Summary, summarise
 from causeway.actors.tasks.family import Family, Task, with_true_reward
 from causeway.datasets.batches import Episode, RowLayout
@@ -50,7 +50,7 @@ class EvaluationConfig:
                 f"({self.episodes}), got {self.prior_episodes}: a context needs an episode that "
                 "gathers it, and one that uses it"
             )
-        check_latent_per("EvaluationConfig", self.latent_per)
+        check_choice("EvaluationConfig", "latent_per", LatentPer, self.latent_per)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

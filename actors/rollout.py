@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -114,11 +114,11 @@ def rollout(
         return run_episodes(dynamics, act, horizon=horizon, generator=generators.numpy)
 
 
-def check_latent_per(config: str, given: str) -> None:
-    """Refuses what is not a `LatentPer`, in the name of the config that holds it."""
-    if given not in get_args(LatentPer):
+def check_choice(config: str, name: str, choices: Any, given: str) -> None:
+    """Refuses what is not one of a Literal's choices, in the name of the config that holds it."""
+    if given not in get_args(choices):
         raise ValueError(
-            f"{config}.latent_per must be one of {', '.join(get_args(LatentPer))}, got {given!r}"
+            f"{config}.{name} must be one of {', '.join(get_args(choices))}, got {given!r}"
         )
 
 

@@ -68,6 +68,7 @@ class Trainer:
         for module in algorithm.modules().values():
             module.to(self.device)
         self.optimiser = torch.optim.Adam(algorithm.parameter_groups(), fused=True)
+        self._seed = seed
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.stage = algorithm.stages()[0]
         self.updates = 0
@@ -126,10 +127,11 @@ class Trainer:
             tensors |= {f"adam.{index}.{name}": value for name, value in slots.items()}
         tensors["generator"] = self.generator.get_state()
         copies = {name: value.detach().cpu().clone() for name, value in tensors.items()}
-        return copies, {"updates": self.updates, "stage": self.stage.name}
+        values = {"updates": self.updates, "stage": self.stage.name, "device": self.device.type}
+        return copies, values
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Continues from `state()`.
+        """Continues from `state()`: bit for bit on the same kind of device, else with new draws.
 
         Raises:
             ValueError: the state is of other networks, the first of whose names is given, or of a
@@ -145,8 +147,11 @@ class Trainer:
                 _, index, slot = name.split(".")
                 slots.setdefault(int(index), {})[slot] = value.clone()
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
-        self.generator.set_state(tensors["generator"].cpu())
         self.updates = int(values["updates"])
+        if values.get("device", self.device.type) == self.device.type:
+            self.generator.set_state(tensors["generator"].cpu())
+        else:  # the two kinds of generator have no state in common: a new, reproducible stream
+            self.generator.manual_seed(self._seed + self.updates)
         self._divergence = None
         self.enter(stage)
 

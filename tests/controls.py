@@ -21,8 +21,7 @@ class NoisyLabelSmac(Smac):
 
     def policy(self):
         sound = super().policy()
-        noisy = NoisyLabels(sound.encoder, sound.decoder, sound.actor, self.config)
-        return noisy
+        return NoisyLabels(sound.encoder, sound.decoder, sound.actor, self.config)
 
 
 class ShuffledContexts:

@@ -66,9 +66,7 @@ def test_a_heading_error_lasts_for_the_episode():
         np.testing.assert_allclose(direction, np.tile(direction[0], (9, 1)), atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("kind", "centre"), [("square", (0.0, 0.0)), ("arc", (0.0, 2.0 / np.pi))]
-)
+@pytest.mark.parametrize(("kind", "centre"), [("square", (0.0, 0.0)), ("arc", (0.0, 2.0 / np.pi))])
 def test_the_random_share_of_the_episodes_has_nothing_to_do_with_the_task(kind, centre):
     options = ScriptedBehaviour(
         **{**EXACT, "random_share": 0.25},

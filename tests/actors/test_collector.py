@@ -136,6 +136,13 @@ def test_actions_are_stochastic_and_latents_belong_to_trajectories():
     assert len(per_step.drawn) > 20 * len(rollout.trajectories)
 
 
+def test_actions_can_be_those_that_adaptation_will_take():
+    policy = SeekingPolicy()
+    make(policy, actions="deterministic").collect([assignment()])
+    assert policy.were_actions_drawn
+    assert not any(policy.were_actions_drawn)
+
+
 def test_without_a_part_on_the_prior_the_first_round_explores():
     policy = SeekingPolicy()
     make(policy, num_envs=2, prior_env_steps=0).collect([assignment()])
@@ -309,6 +316,7 @@ def test_the_collectors_module_knows_neither_families_nor_tasks():
         ({"context_size": 0}, "context_size must be at least 1, got 0"),
         ({"prior_env_steps": -1}, "must not be negative and not both be 0, got -1 and 600"),
         ({"prior_env_steps": 0, "posterior_env_steps": 0}, "got 0 and 0"),
+        ({"actions": "greedy"}, "actions must be one of stochastic, deterministic, got 'greedy'"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

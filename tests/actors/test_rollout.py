@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from causeway.actors.rollout import Generators, check_latent_per, rollout, run_episodes
+from causeway.actors.rollout import (
+    Generators,
+    LatentPer,
+    check_choice,
+    rollout,
+    run_episodes,
+)
 from causeway.actors.tasks.point_robot import PointRobot
 from tests.fakes import LedgeRobot, SeekingPolicy
 
@@ -84,9 +90,9 @@ def test_a_latent_is_kept_for_its_trajectory_or_drawn_at_every_step():
 
 
 def test_a_latent_for_anything_else_is_refused():
-    check_latent_per("SomeConfig", "step")
+    check_choice("SomeConfig", "latent_per", LatentPer, "step")
     with pytest.raises(ValueError, match=r"SomeConfig\.latent_per must be one of trajectory, step"):
-        check_latent_per("SomeConfig", "epoch")
+        check_choice("SomeConfig", "latent_per", LatentPer, "epoch")
 
 
 def test_environments_act_on_latents_of_their_own():
