@@ -107,7 +107,8 @@ def results_of(folder: Path) -> dict:
 
 def online_parts(folder: Path) -> list[int]:
     """The numbers of the labelled rollouts in the run's folder."""
-    return sorted(int(path.stem.removeprefix("part-")) for path in (folder / "online").glob("*"))
+    files = (folder / "online").glob("part-*.parquet")
+    return sorted(int(path.stem.removeprefix("part-")) for path in files)
 
 
 @contextlib.contextmanager

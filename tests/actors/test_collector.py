@@ -316,7 +316,6 @@ def test_the_collectors_module_knows_neither_families_nor_tasks():
         ({"context_size": 0}, "context_size must be at least 1, got 0"),
         ({"prior_env_steps": -1}, "must not be negative and not both be 0, got -1 and 600"),
         ({"prior_env_steps": 0, "posterior_env_steps": 0}, "got 0 and 0"),
-        ({"actions": "greedy"}, "actions must be one of stochastic, deterministic, got 'greedy'"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
