@@ -130,6 +130,7 @@ def test_a_weight_store_killed_comes_back_with_the_newest_weights(long_run):
     assert_ledger_exact(run)
 
 
+@pytest.mark.slow
 def test_an_evaluator_killed_at_work_is_replaced_and_its_evaluation_done(
     local_ray, tmp_path, tiny_data
 ):
@@ -145,6 +146,7 @@ def test_an_evaluator_killed_at_work_is_replaced_and_its_evaluation_done(
     assert results_of(config.folder)["offline"]["prior_return"]["per_task"]
 
 
+@pytest.mark.slow
 def test_a_killed_learner_ends_the_run_in_words_and_resume_finishes_it(
     local_ray, tmp_path, tiny_data
 ):
