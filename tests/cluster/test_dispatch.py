@@ -1,6 +1,7 @@
 """Distributed runs end to end: what they leave behind, and how they are steered."""
 
 import json
+import shutil
 import time
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from causeway.cluster.checkpoint import load_latest
 from causeway.cluster.cli.main import run as causeway
+from causeway.cluster.launch import existing_run
 from causeway.cluster.metrics import read_metrics
 from causeway.cluster.run_error import RunError
 from causeway.cluster.streams import open_data
@@ -71,6 +73,16 @@ def serial_twin(finished, tmp_path_factory):
     return twin
 
 
+def assert_same_checkpoint(folder, other, updates):
+    """The networks, the optimiser and the streams of two runs, bit for bit."""
+    ours, theirs = checkpoint_after(folder, updates), checkpoint_after(other, updates)
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    unequal = [n for n in ours.tensors if not torch.equal(ours.tensors[n], theirs.tensors[n])]
+    assert not unequal
+    ours, theirs = ours.state["run"]["stream"], theirs.state["run"]["stream"]
+    assert ours == theirs
+
+
 def test_a_run_ends_with_every_result_and_no_loss(finished, serial_twin):
     config, figures, events, _ = finished
     results = results_of(config.folder)
@@ -98,13 +110,32 @@ def test_the_ledger_holds_each_shard_once_and_equals_what_was_trained_on(finishe
 
 @pytest.mark.parametrize("updates", [10, 20])
 def test_the_offline_stage_is_the_serial_runs_bit_for_bit(finished, serial_twin, updates):
-    ours = checkpoint_after(finished[0].folder, updates)
-    theirs = checkpoint_after(serial_twin.folder, updates)
-    assert ours.tensors.keys() == theirs.tensors.keys()
-    unequal = [n for n in ours.tensors if not torch.equal(ours.tensors[n], theirs.tensors[n])]
-    assert not unequal
-    ours, theirs = ours.state["run"]["stream"], theirs.state["run"]["stream"]
-    assert ours == theirs
+    assert_same_checkpoint(finished[0].folder, serial_twin.folder, updates)
+
+
+@pytest.mark.parametrize("updates", [10, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_that_falls_back_far_repeats_its_stages_and_loses_no_rollout(
+    finished, tmp_path, updates
+):
+    """To the middle of the offline stage, or to its end without that stage's evaluation."""
+    config, _, _, before = finished
+    folder = shutil.copytree(config.folder, tmp_path / config.name)
+    (folder / "results.json").unlink()
+    (folder / "evaluations.json").unlink()
+    for path in (folder / "checkpoints").iterdir():
+        if path.name != f"update-{updates:08d}":
+            shutil.rmtree(path)
+    resumed, checkpoint, _ = existing_run(folder)
+    with distributed_run(resumed, checkpoint) as run:
+        assert run.run(lambda: False)
+        assert run.figures()["deaths"] == 0
+    # Rollouts of the online stage are in the ledger already, and stay out of the offline one.
+    assert_same_checkpoint(folder, config.folder, 20)
+    assert results_of(folder)["offline"] == results_of(config.folder)["offline"]
+    records = ledger_of(folder, config.name)
+    assert records[: len(before)] == before
+    assert_exact(records, folder, open_data(config).layout)
+    assert sum(record.rows for record in records) == results_of(folder)["env_steps"]
 
 
 def test_what_is_measured_offline_is_what_the_serial_run_measures(finished, serial_twin):
