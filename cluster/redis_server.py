@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import redis
 
+URL_VARIABLE = "CAUSEWAY_REDIS_URL"  # where a URL with a password belongs
 SOCKET_NAME = "redis.sock"
 MAX_SOCKET_PATH_BYTES = 103  # sun_path holds 104 bytes on macOS, 108 on Linux, a final NUL included
 START_TIMEOUT_S = 30.0
@@ -51,15 +52,27 @@ class RedisServerError(RuntimeError):
 class RedisConfig:
     """Where a run keeps its control state and its ledger of shards."""
 
-    url: str | None = None  # None: a private server in the run's folder
+    url: str | None = None  # None: CAUSEWAY_REDIS_URL, else a private server in the run's folder
 
     def __post_init__(self) -> None:
         schemes = ("redis://", "rediss://", "unix://")
-        if self.url is not None and not self.url.startswith(schemes):
+        if self.url is None:
+            return
+        if not self.url.startswith(schemes):
             raise ValueError(
                 f"RedisConfig.url must begin with one of {', '.join(schemes)}, got {self.url!r}: "
                 "give for example redis://host:6379/0, or leave it out for a private server"
             )
+        if urlsplit(self.url).password is not None:
+            raise ValueError(
+                "RedisConfig.url must not hold a password, for the configuration is saved with the "
+                f"run and shown in its report: leave it out and set {URL_VARIABLE} to the whole URL"
+            )
+
+    @property
+    def shared_url(self) -> str | None:
+        """The URL of the configured server, or of the one that the environment names."""
+        return self.url or os.environ.get(URL_VARIABLE)
 
 
 @contextlib.contextmanager
@@ -75,14 +88,15 @@ def redis_for_run(config: RedisConfig, folder: Path, *, single_host: bool) -> It
         ValueError: the run spans several hosts and no server is configured.
         RedisServerError: no private server could be started.
     """
-    if config.url is not None:
-        yield RunRedis(url=config.url, server=None)
+    if config.shared_url is not None:
+        yield RunRedis(url=config.shared_url, server=None)
         return
     if not single_host:
         raise ValueError(
             "RedisConfig.url must name a server when a run spans several hosts, got none: the "
             "private server listens on a unix socket that other machines cannot reach. "
-            "Give the URL of a Redis that every host reaches, such as redis://host:6379/0"
+            "Give there, or in CAUSEWAY_REDIS_URL, the URL of a Redis that every host reaches, such "
+            "as redis://host:6379/0"
         )
     server = EmbeddedRedis(folder)
     with server as url:

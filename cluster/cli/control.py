@@ -99,7 +99,7 @@ def _control(folder: Path) -> "Iterator[Control]":
     if not (folder / CONFIG_NAME).exists():
         raise ConfigError(f"{folder} must be the folder of a run, but it has no {CONFIG_NAME}")
     config = load_run_config(folder / CONFIG_NAME)
-    url = config.redis.url or embedded_url(folder)
+    url = config.redis.shared_url or embedded_url(folder)
     if url is None:
         raise ConfigError(
             f"the run in {folder} is not at work: no control plane answers there. Serial runs "

@@ -174,6 +174,14 @@ def test_a_url_without_a_known_scheme_is_refused():
         RedisConfig(url="localhost:6379")
 
 
+def test_a_password_belongs_into_the_environment_and_not_into_a_saved_configuration(monkeypatch):
+    with pytest.raises(ValueError, match=r"must not hold a password.*CAUSEWAY_REDIS_URL"):
+        RedisConfig(url="redis://user:secret@host:6379/0")
+    monkeypatch.setenv("CAUSEWAY_REDIS_URL", "redis://user:secret@host:6379/0")
+    assert RedisConfig().shared_url == "redis://user:secret@host:6379/0"
+    assert RedisConfig(url="redis://other:6379/0").shared_url == "redis://other:6379/0"
+
+
 def test_connecting_to_nothing_fails_clearly_and_hides_the_password():
     with socket.socket() as listener:  # bound, not listening: the port refuses
         listener.bind(("127.0.0.1", 0))
