@@ -49,8 +49,8 @@ def _gauge(field: str, unit: str, text: str, tag: str | None = None) -> Metric:
 CATALOGUE: tuple[Metric, ...] = (
     _counter("updates", "updates", "Optimiser updates of the learner"),
     _counter("env_steps", "steps", "Environment steps of all collectors"),
-    _gauge("updates_per_s", "updates/s", "Updates per second since the row before"),
-    _gauge("env_steps_per_s", "steps/s", "Environment steps per second since the row before"),
+    _gauge("updates_per_s", "updates/s", "Updates per second, over the last seconds"),
+    _gauge("env_steps_per_s", "steps/s", "Environment steps per second, over the last seconds"),
     _gauge("losses", "1", "Each loss that was minimised, at the last update", tag="loss"),
     _gauge("watched", "1", "Each value that a learner watches without minimising it", tag="value"),
     _gauge("returns", "reward", "Mean return over held-out tasks, per protocol", tag="protocol"),

@@ -110,15 +110,15 @@ class ProgressView:
                 f"ProgressView.update takes {', '.join(ProgressFields.__annotations__)}, "
                 f"got {', '.join(sorted(unknown))}"
             )
-        name = fields.get("phase")
+        name, now_s = fields.get("phase"), self._clock()
         begins = name is not None and (self._phase is None or self._phase.name != name)
         if begins:
             if self._phase is not None:
                 self._end_phase(finished=True)
-            self._phase = _Phase(str(name), self._clock())
+            self._phase = _Phase(str(name), now_s)
         self._fields |= fields
         if self._phase is not None:
-            self._phase.take(fields, self._clock())
+            self._phase.take(fields, now_s)
         if self._live is None and (begins or self._is_line_due()):
             self._print_line()
 

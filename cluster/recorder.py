@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from causeway.cluster.progress import ProgressView
 from causeway.cluster.schedule import Position, Schedule
 
 METRICS_NAME, EVALUATIONS_NAME, RESULTS_NAME = "metrics.jsonl", "evaluations.json", "results.json"
+RATE_WINDOW_S = 2.0  # rates are over at least this much of the past, where there is as much
 
 
 class Recorder:
@@ -31,7 +33,9 @@ class Recorder:
         self._config, self._folder, self._view = config, folder, view
         self._writer = MetricsWriter(folder / METRICS_NAME)
         self._evaluations = _read(folder / EVALUATIONS_NAME) or {"stages": {}, "curve": []}
-        self._last = (self._writer.time_s, 0, 0)  # time, updates and env steps of the last row
+        # Time, updates and environment steps of the last rows. Blocks may be noted two at a time,
+        # so the distance between two rows tells no rate.
+        self._past: deque[tuple[float, int, int]] = deque([(self._writer.time_s, 0, 0)])
         self.listeners: list[Any] = []  # called with each row
 
     @property
@@ -43,7 +47,7 @@ class Recorder:
         """Goes on from there: forgets evaluations that a return to a checkpoint has undone."""
         curve = self._evaluations["curve"]
         self._evaluations["curve"] = [p for p in curve if p["updates"] <= position.updates]
-        self._last = (self._writer.time_s, position.updates, position.env_steps)
+        self._past = deque([(self._writer.time_s, position.updates, position.env_steps)])
 
     def has_evaluation(self, updates: int) -> bool:
         """Whether the policy after so many updates has been evaluated."""
@@ -66,9 +70,11 @@ class Recorder:
     def block(self, report: BlockReport, schedule: Schedule, more: Mapping[str, Any]) -> None:
         """Keeps and shows what a block of updates did; `more` are further fields of the row."""
         position, now = schedule.position, self._writer.time_s
-        then, updates, env_steps = self._last
+        self._past.append((now, position.updates, position.env_steps))
+        while len(self._past) > 2 and now - self._past[1][0] > RATE_WINDOW_S:
+            self._past.popleft()
+        then, updates, env_steps = self._past[0]
         seconds = max(now - then, 1e-6)
-        self._last = (now, position.updates, position.env_steps)
         row = {
             "stage": report.stage,
             "updates": position.updates,

@@ -78,6 +78,22 @@ def test_a_phase_without_a_total_says_how_long_it_has_taken(clock):
     assert "evaluate, 1 min 05 s so far" in out.getvalue()
 
 
+def test_a_resumed_phase_takes_no_credit_for_earlier_work_by_any_clock(clock):
+    """Not even by one that goes on between two looks at it, as real ones do."""
+
+    def ticking():
+        clock.wait(1e-6)
+        return clock()
+
+    view, _ = plain(ticking)
+    with view:
+        view.update(phase="online training", completed=900, total=1_000, unit="updates")
+        assert "/s" not in seen(view)
+        clock.wait(1.0)
+        view.update(completed=910)
+        assert "10.0/s, 9 s left" in seen(view)
+
+
 def test_the_time_left_follows_the_recent_rate_and_not_the_whole_past(clock):
     view, _ = terminal(clock)
     view.update(phase="offline", total=10_000, completed=0)
