@@ -95,8 +95,8 @@ def redis_for_run(config: RedisConfig, folder: Path, *, single_host: bool) -> It
         raise ValueError(
             "RedisConfig.url must name a server when a run spans several hosts, got none: the "
             "private server listens on a unix socket that other machines cannot reach. "
-            "Give there, or in CAUSEWAY_REDIS_URL, the URL of a Redis that every host reaches, such "
-            "as redis://host:6379/0"
+            "Give there, or in CAUSEWAY_REDIS_URL, the URL of a Redis that every host reaches, "
+            "such as redis://host:6379/0"
         )
     server = EmbeddedRedis(folder)
     with server as url:
