@@ -113,7 +113,8 @@ def test_the_offline_stage_is_the_serial_runs_bit_for_bit(finished, serial_twin,
     assert_same_checkpoint(finished[0].folder, serial_twin.folder, updates)
 
 
-@pytest.mark.parametrize("updates", [10, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("updates", [10, 20])
 def test_a_run_that_falls_back_far_repeats_its_stages_and_loses_no_rollout(
     finished, tmp_path, updates
 ):
