@@ -19,7 +19,6 @@ class Position:
     env_steps: int = 0  # of rollouts that were taken in
     stage_env_steps: int = 0  # of these, in this stage
     next_sequence: int = 0  # of the next collection
-    work_s: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers."""

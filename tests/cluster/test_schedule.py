@@ -112,7 +112,7 @@ def test_a_stage_ends_at_its_last_update_and_until_the_next_ones_first():
 
 
 def test_a_position_survives_json():
-    position = Position(stage_index=1, stage_updates=5, updates=25, env_steps=60, work_s=1.5)
+    position = Position(stage_index=1, stage_updates=5, updates=25, env_steps=60)
     again = Position(**json.loads(json.dumps(position.to_json())))
     assert again == position
     assert set(position.to_json()) == {field.name for field in dataclasses.fields(Position)}

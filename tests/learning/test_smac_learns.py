@@ -21,7 +21,7 @@ from tests.controls import ShuffledContexts
 
 pytestmark = pytest.mark.learning
 
-OFFLINE_UPDATES, ONLINE_UPDATES = 2_000, 2_500  # of the main job's 3,000 and 6,000
+OFFLINE_UPDATES, ONLINE_UPDATES = 2_500, 2_500  # of the main job's 3,000 and 5,000
 
 
 def configure(folder, seed, *more):
