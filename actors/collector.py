@@ -227,9 +227,9 @@ class _Gathered:
         ]
         rewards = self.policy.label(
             stack_contexts(contexts, self.layout),
-            _padded([trajectory.observation for trajectory in trajectories]),
-            _padded([trajectory.action for trajectory in trajectories]),
-            _padded([trajectory.next_observation for trajectory in trajectories]),
+            padded([trajectory.observation for trajectory in trajectories]),
+            padded([trajectory.action for trajectory in trajectories]),
+            padded([trajectory.next_observation for trajectory in trajectories]),
             self.generators.torch,
         ).numpy()
         return [
@@ -238,7 +238,7 @@ class _Gathered:
         ]
 
 
-def _padded(arrays: list[np.ndarray]) -> Tensor:
+def padded(arrays: Sequence[np.ndarray]) -> Tensor:
     """Arrays of [T, ...] as one tensor [N, longest T, ...], with zeros behind the short ones."""
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(a) for a in arrays], batch_first=True)
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float32
-from torch import Tensor
 
-from causeway.actors.collector import Rollout
+from causeway.actors.collector import Rollout, padded
 from causeway.datasets.batches import Episode, RowLayout
 from causeway.datasets.policy import AdaptivePolicy
 
@@ -44,9 +43,9 @@ def label_rollout(
     trajectories = rollout.trajectories
     rewards = policy.label(
         layout.context(torch.tensor(np.stack(contexts), device=device)),
-        _padded([t.observation for t in trajectories], device),
-        _padded([t.action for t in trajectories], device),
-        _padded([t.next_observation for t in trajectories], device),
+        padded([t.observation for t in trajectories]).to(device),
+        padded([t.action for t in trajectories]).to(device),
+        padded([t.next_observation for t in trajectories]).to(device),
         generator,
     )
     labels = rewards.float().cpu().numpy()
@@ -65,9 +64,3 @@ def label_rollout(
 
 def _mix(seed: int, sequence: int) -> int:
     return int(np.random.SeedSequence([seed, sequence, 3]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _padded(arrays: list[np.ndarray], device: torch.device) -> Tensor:
-    """Arrays of [T, ...] as one tensor [N, longest T, ...], with zeros behind the short ones."""
-    tensors = [torch.tensor(array) for array in arrays]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True).to(device)

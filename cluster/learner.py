@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from causeway.actors.collector import Rollout
+from causeway.actors.collector import Collector, Rollout
+from causeway.actors.tasks.registry import load_family
 from causeway.cluster.checkpoint import Checkpoint, save_checkpoint
 from causeway.cluster.config import RunConfig
 from causeway.cluster.labelling import LabelledRollout, label_rollout
@@ -110,3 +111,17 @@ def make_algorithm(config: RunConfig, layout: RowLayout) -> Algorithm:
 def make_policy(config: RunConfig, layout: RowLayout) -> AdaptivePolicy:
     """The inference parts alone, for an actor that will be given weights."""
     return make_algorithm(config, layout).policy()
+
+
+def make_collector(config: RunConfig, layout: RowLayout, index: int) -> Collector:
+    """A collector of the run: it is given the family's dynamics and nothing else of the family."""
+    family = load_family(config.data.family)
+    return Collector(
+        make_policy(config, layout),
+        family.dynamics,
+        layout,
+        horizon=family.horizon,
+        config=config.collector,
+        seed=config.run.seed,
+        index=index,
+    )

@@ -6,13 +6,13 @@ from typing import Any
 import ray
 import torch
 
-from causeway.actors.collector import Assignment, Collector, Rollout
+from causeway.actors.collector import Assignment, Rollout
 from causeway.actors.tasks.family import find_split
 from causeway.actors.tasks.registry import load_family
 from causeway.cluster.checkpoint import load_checkpoint
 from causeway.cluster.config import RunConfig
 from causeway.cluster.evaluation import EvaluationReport, EvaluationService
-from causeway.cluster.learner import BlockReport, LearnerService, make_policy
+from causeway.cluster.learner import BlockReport, LearnerService, make_collector
 from causeway.cluster.ledger import ShardRecord
 from causeway.cluster.streams import TaskStream
 from causeway.cluster.weights import StoreHandle, WeightPublisher, WeightReader, decode
@@ -91,19 +91,10 @@ class CollectorActor:
         index: int,
     ) -> None:
         torch.set_num_threads(1)
-        family = load_family(config.data.family)
         self._index, self._epoch, self._folder = index, epoch, folder
         self._reader = WeightReader(store, PULL_TIMEOUT_S)
         self._label = f"Collector[{index}] {config.data.family}"
-        self._collector = Collector(
-            make_policy(config, layout),
-            family.dynamics,
-            layout,
-            horizon=family.horizon,
-            config=config.collector,
-            seed=config.run.seed,
-            index=index,
-        )
+        self._collector = make_collector(config, layout, index)
 
     def __repr__(self) -> str:
         return self._label

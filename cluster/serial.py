@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from causeway.actors.collector import Collector
 from causeway.actors.tasks.family import find_split
 from causeway.actors.tasks.registry import load_family
 from causeway.cluster.checkpoint import Checkpoint
 from causeway.cluster.config import RunConfig
 from causeway.cluster.evaluation import EvaluationService
-from causeway.cluster.learner import LearnerService, make_policy
+from causeway.cluster.learner import LearnerService, make_collector
 from causeway.cluster.recorder import Recorder
 from causeway.cluster.schedule import Position, Schedule
 from causeway.cluster.streams import TaskStream, open_data
@@ -43,15 +42,7 @@ class SerialRun:
         self._stream = TaskStream(config, find_split(family, config.data.split).train, folder)
         self._learner = LearnerService(config, layout)
         self._evaluator = EvaluationService(config)
-        self._collector = Collector(
-            make_policy(config, layout),
-            family.dynamics,
-            layout,
-            horizon=family.horizon,
-            config=config.collector,
-            seed=config.run.seed,
-            index=0,
-        )
+        self._collector = make_collector(config, layout, 0)
         position = Position()
         if checkpoint is not None:
             position = Position(**checkpoint.state["run"]["position"])
