@@ -21,7 +21,7 @@ from tests.controls import ShuffledContexts
 
 pytestmark = pytest.mark.learning
 
-OFFLINE_UPDATES, ONLINE_UPDATES = 2_500, 2_500  # of the main job's 3,000 and 5,000
+OFFLINE_UPDATES, ONLINE_UPDATES = 3_000, 2_500  # of the main job's 3,000 and 4,000
 
 
 def configure(folder, seed, *more):
@@ -94,7 +94,7 @@ def test_self_supervision_closes_most_of_the_gap(trained):
 
 def test_the_adapted_policy_is_near_the_optimum_and_far_above_the_unadapted_one(trained):
     _, results = trained
-    assert score(results, "online", "online_context_return") > 0.85
+    assert score(results, "online", "online_context_return") > 0.8
     adapted, prior = (
         results["online"][name]["mean"] for name in ("online_context_return", "prior_return")
     )
@@ -142,4 +142,4 @@ def test_other_seeds_tell_the_same(trained, folder, seed):
     results = train(configure(folder, seed))
     assert gap(results, "offline") > 1.0
     assert gap(results, "online") < 0.6 * gap(results, "offline")
-    assert score(results, "online", "online_context_return") > 0.85
+    assert score(results, "online", "online_context_return") > 0.8
