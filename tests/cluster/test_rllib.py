@@ -225,6 +225,7 @@ def test_an_algorithm_trains_to_the_end_of_its_run(local_ray, tiny, tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_saved_algorithm_goes_on_elsewhere(local_ray, tiny, tmp_path):
     algorithm = tiny.build_algo()
     before = train_until(algorithm, lambda result: result["env_steps"] > 0)[-1]
@@ -288,6 +289,7 @@ def test_what_rllib_would_do_otherwise_is_refused(tiny, tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_an_algorithm_starts_ray_itself_and_leaves_no_process(tmp_path, tiny_data):
     command = [sys.executable, "-m", "tests.cluster.rllib_alone"]
     found = subprocess.run(

@@ -109,8 +109,7 @@ def test_commits_made_while_redis_is_away_reach_it_without_another_one(long_run)
     server = run.services.redis.server
     run.services.next_start = time.monotonic() + 3600  # keep it away for now
     os.kill(server.pid, signal.SIGKILL)
-    goes_on(run)
-    assert run.services.ledger.num_spooled > 0
+    advance(run, lambda: run.services.ledger.num_spooled > 0)
     run.pool.resize(0)
     advance(run, lambda: not run.pool.states())
     run.services.next_start = 0.0
