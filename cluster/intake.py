@@ -24,7 +24,6 @@ from causeway.cluster.wiring import Parts
 from causeway.datasets.shards import read_shard
 
 MAX_ATTEMPTS = 3  # at taking a committed rollout in
-TAKEN_IN = (CommitResult.COMMITTED, CommitResult.DUPLICATE, CommitResult.SPOOLED)
 REFUSED = (CommitResult.FENCED, CommitResult.CONFLICT, CommitResult.REFUSED)
 
 

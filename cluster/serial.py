@@ -37,7 +37,6 @@ class SerialRun:
     ) -> None:
         family = load_family(config.data.family)
         layout = open_data(config).layout
-        torch.set_num_threads(config.trainer.threads)
         self._config, self._folder, self._recorder = config, folder, recorder
         self._stream = TaskStream(config, find_split(family, config.data.split).train, folder)
         self._learner = LearnerService(config, layout)
@@ -51,7 +50,7 @@ class SerialRun:
         recorder.rewind(position)
         stages = load_algorithm(config.run.algorithm).STAGES
         self.schedule = Schedule(stages, config.schedule, config.collection, position)
-        torch.set_num_threads(config.trainer.threads)
+        torch.set_num_threads(config.trainer.threads)  # the evaluator has set its own
         self._enter_stage()
 
     @property
