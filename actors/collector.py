@@ -187,8 +187,8 @@ class _Gathered:
     env_steps: int = 0
 
     def add(self, trajectories: list[Trajectory]) -> None:
-        """Takes in another round of trajectories."""
-        self.trajectories += trajectories
+        """Takes in another round of trajectories, less what only a true reward could read."""
+        self.trajectories += [trajectory.without_measurement() for trajectory in trajectories]
         self.env_steps += sum(len(trajectory) for trajectory in trajectories)
 
     def belief(self, num_envs: int, num_prior: int) -> Tensor:

@@ -137,6 +137,7 @@ def _cut(
     observations: np.ndarray, actions: np.ndarray, steps: list[Step], lengths: np.ndarray
 ) -> list[Trajectory]:
     """Each environment's own trajectory, without what came after its end; time leads on entry."""
+    measurements = np.stack([step.measurement for step in steps])
     terminated = np.stack([step.terminated for step in steps])
     truncated = np.stack([step.truncated for step in steps])
     return [
@@ -146,6 +147,7 @@ def _cut(
             next_observation=observations[1 : length + 1, env].copy(),
             terminated=terminated[:length, env].copy(),
             truncated=truncated[:length, env].copy(),
+            measurement=measurements[:length, env].copy(),
         )
         for env, length in enumerate(lengths)
     ]

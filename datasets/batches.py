@@ -7,15 +7,16 @@ Axes, here and nowhere else. `T` leads where there is one, else `N` leads:
     B  transitions per task (RL batch)     Z  latent dimensions
     K  transitions of one context          E  members of an ensemble
     U  updates in a block                  W  columns of a row
+    M  features of a measurement
 
 A scalar per transition has no trailing 1: a reward is [N, B], never [N, B, 1].
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64, Shaped
+from jaxtyping import Bool, Float32, Float64, Int64, Shaped
 from torch import Tensor
 
 
@@ -28,6 +29,9 @@ class Trajectory:
     next_observation: Float32[np.ndarray, "T O"]
     terminated: Bool[np.ndarray, "T"]  # a true end: no bootstrap past it
     truncated: Bool[np.ndarray, "T"]  # a time limit: the bootstrap goes on
+    # What a true reward reads beside these. It stays in the memory of who stepped the environments:
+    # no file holds it, and what a collector hands on has None.
+    measurement: Float64[np.ndarray, "T M"] | None = None
 
     def __len__(self) -> int:
         return len(self.observation)
@@ -41,6 +45,10 @@ class Trajectory:
             )
         mine = {field.name: getattr(self, field.name) for field in fields(Trajectory)}
         return Episode(**mine, reward=reward)
+
+    def without_measurement(self) -> "Trajectory":
+        """The same with nothing in it but what may travel."""
+        return replace(self, measurement=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

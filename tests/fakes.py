@@ -93,10 +93,12 @@ class LedgeDynamics:
         return self._position.astype(np.float32)
 
     def step(self, action: np.ndarray) -> Step:
-        self._position = self._position + 0.1 * action
+        before = self._position
+        self._position = before + 0.1 * action
         self._env_steps += 1
         return Step(
             next_observation=self._position.astype(np.float32),
+            measurement=self._position - before,
             terminated=(self._position >= self._edges)[:, 0],
             truncated=np.full(self.num_envs, self._env_steps >= self.horizon),
         )
@@ -108,6 +110,7 @@ class LedgeRobot:
     name = "ledge-robot"
     observation_size = 1
     action_size = 1
+    measurement_size = 1  # how far the step went
     horizon = LedgeDynamics.horizon
 
     def splits(self) -> dict[str, Split]:
@@ -127,10 +130,11 @@ class LedgeRobot:
         observation: np.ndarray,
         action: np.ndarray,
         next_observation: np.ndarray,
+        measurement: np.ndarray,
     ) -> np.ndarray:
         pay = np.array([parameters["pay"] for parameters in task_rewards])
         pay = pay.reshape(len(pay), *[1] * (observation.ndim - 2))
-        return (pay * (next_observation - observation)[..., 0]).astype(np.float32)
+        return (pay * measurement[..., 0]).astype(np.float32)
 
     def optimal_return(self, task: Task) -> None:
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Float64
 
 from causeway.datasets.batches import Episode, Trajectory
 
@@ -54,9 +54,14 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What N environments answer to N actions. There is no reward in it."""
+    """What N environments answer to N actions. There is no reward in it.
+
+    The measurement is what a true reward reads and a policy does not see, such as how fast a torso
+    moved. It is the body's, alike for every reward: no reward parameter goes into it.
+    """
 
     next_observation: Float32[np.ndarray, "N O"]
+    measurement: Float64[np.ndarray, "N M"]  # of this step; M may be 0
     terminated: Bool[np.ndarray, "N"]
     truncated: Bool[np.ndarray, "N"]
 
@@ -90,6 +95,7 @@ class Family(Protocol):
     name: str
     observation_size: int
     action_size: int
+    measurement_size: int  # M; 0 where observations and actions tell all that rewards need
     horizon: int  # environment steps after which an episode is truncated
 
     def splits(self) -> Mapping[str, Split]:
@@ -109,6 +115,7 @@ class Family(Protocol):
         observation: Float32[np.ndarray, "N *rest O"],
         action: Float32[np.ndarray, "N *rest A"],
         next_observation: Float32[np.ndarray, "N *rest O"],
+        measurement: Float64[np.ndarray, "N *rest M"],
     ) -> Float32[np.ndarray, "N *rest"]:
         """The true rewards of N tasks' transitions; axes such as time may stand after the first."""
         ...
@@ -119,12 +126,26 @@ class Family(Protocol):
 
 
 def with_true_reward(family: Family, task: Task, trajectory: Trajectory) -> Episode:
-    """The trajectory with the rewards that the task gives for it."""
+    """The trajectory with the rewards that the task gives for it.
+
+    Raises:
+        ValueError: the family's rewards need a measurement that the trajectory no longer has.
+    """
+    measurement = trajectory.measurement
+    if measurement is None:
+        if family.measurement_size > 0:
+            raise ValueError(
+                f"a true reward of family {family.name!r} needs the trajectory's measurement, got "
+                "None: it is not kept in files or by collectors, so reward the trajectory where "
+                "its environments were stepped"
+            )
+        measurement = np.zeros((len(trajectory), 0))
     rewards = family.reward(
         [task.reward],
         trajectory.observation[None],
         trajectory.action[None],
         trajectory.next_observation[None],
+        measurement[None],
     )
     return trajectory.labelled(np.asarray(rewards[0], np.float32))
 

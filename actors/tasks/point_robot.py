@@ -44,6 +44,7 @@ class PointDynamics:
         self._env_steps += 1
         return Step(
             next_observation=self._position.astype(np.float32),
+            measurement=np.zeros((self.num_envs, 0)),
             terminated=np.zeros(self.num_envs, bool),
             truncated=np.full(self.num_envs, self._env_steps >= self._horizon),
         )
@@ -55,6 +56,7 @@ class PointRobot:
     name = "point-robot"
     observation_size = 2
     action_size = 2
+    measurement_size = 0
     horizon = 20
 
     def splits(self) -> dict[str, Split]:
@@ -89,6 +91,7 @@ class PointRobot:
         observation: Float32[np.ndarray, "N *rest 2"],
         action: Float32[np.ndarray, "N *rest 2"],
         next_observation: Float32[np.ndarray, "N *rest 2"],
+        measurement: Float64[np.ndarray, "N *rest 0"],
     ) -> Float32[np.ndarray, "N *rest"]:
         """The rewards of N tasks' transitions, from the next observation alone."""
         goals = np.array([goal_of(parameters) for parameters in task_rewards])  # [N, 2]

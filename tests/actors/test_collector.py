@@ -74,6 +74,7 @@ def test_a_rollout_says_where_it_comes_from_and_holds_no_reward():
     for trajectory in rollout.trajectories:
         assert type(trajectory) is Trajectory
         assert not isinstance(trajectory, Episode)
+        assert trajectory.measurement is None
 
 
 @pytest.mark.parametrize("num_envs", [1, 2, 3, 100])

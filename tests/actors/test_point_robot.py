@@ -56,6 +56,7 @@ def test_the_dense_reward_is_minus_the_distance_after_the_step():
         np.full((2, 2), 9.0, np.float32),
         np.full((2, 2), 9.0, np.float32),
         np.array([[0.0, 0.25], [1.0, 0.5]], np.float32),
+        np.zeros((2, 0)),
     )
     np.testing.assert_allclose(reward, [-0.75, -0.5])
     assert reward.dtype == np.float32
@@ -64,7 +65,7 @@ def test_the_dense_reward_is_minus_the_distance_after_the_step():
 def test_the_sparse_reward_is_zero_outside_its_disc():
     following = np.array([[1.0, 0.0], [0.9, 0.0], [0.81, 0.0], [0.79, 0.0]], np.float32)
     reward = SparsePointRobot().reward(
-        [{"goal_x": 1.0, "goal_y": 0.0}] * 4, following, following, following
+        [{"goal_x": 1.0, "goal_y": 0.0}] * 4, following, following, following, np.zeros((4, 0))
     )
     np.testing.assert_allclose(reward, [1.0, 0.9, 0.81, 0.0], rtol=1e-6)
 
@@ -75,9 +76,11 @@ def test_rewards_of_whole_trajectories_are_those_of_their_steps(family):
     drawn = np.random.default_rng(0).normal(size=(3, 3, 7, 2), scale=0.5)
     observation, action, following = drawn.astype(np.float32)
     rewards = [task.reward for task in tasks]
-    whole = family.reward(rewards, observation, action, following)
+    nothing = np.zeros((3, 7, 0))
+    whole = family.reward(rewards, observation, action, following, nothing)
     by_step = [
-        family.reward(rewards, observation[:, t], action[:, t], following[:, t]) for t in range(7)
+        family.reward(rewards, observation[:, t], action[:, t], following[:, t], nothing[:, t])
+        for t in range(7)
     ]
     np.testing.assert_array_equal(whole, np.stack(by_step, axis=1))
 
@@ -92,7 +95,9 @@ def test_the_optimal_return_is_reached_and_not_beaten(family):
             observations = walk(family, actions)[None]
             before, after = observations[:, :-1], observations[:, 1:]
             taken = np.array([actions], np.float32)
-            return family.reward([task.reward], before, taken, after).sum(dtype=np.float64)
+            nothing = np.zeros((1, len(actions), 0))
+            rewards = family.reward([task.reward], before, taken, after, nothing)
+            return rewards.sum(dtype=np.float64)
 
         remaining = goal.copy()
         greedy = []

@@ -81,7 +81,7 @@ def test_a_missing_class_lists_those_that_the_file_defines(own_file):
 
 
 def test_a_class_that_is_no_family_is_told_what_it_lacks(own_file):
-    with pytest.raises(ValueError, match="lacks action_size, horizon, splits, dynamics, reward"):
+    with pytest.raises(ValueError, match="lacks action_size, measurement_size, horizon, splits"):
         load_family(f"{own_file}:Incomplete")
 
 

@@ -9,6 +9,7 @@ from causeway.actors.rollout import (
     rollout,
     run_episodes,
 )
+from causeway.actors.tasks.family import with_true_reward
 from causeway.actors.tasks.point_robot import PointRobot
 from tests.fakes import LedgeRobot, SeekingPolicy
 
@@ -58,6 +59,36 @@ def test_a_trajectory_chains_its_observations_and_owns_its_memory():
             assert array.base is None
         assert trajectory.observation.dtype == trajectory.action.dtype == np.float32
         assert trajectory.terminated.dtype == trajectory.truncated.dtype == bool
+
+
+def test_each_trajectory_keeps_what_was_measured_at_its_own_steps():
+    generator = np.random.default_rng(0)
+    for trajectory in run_ledge(lambda observation: generator.uniform(-1.0, 1.0, (3, 1))):
+        measured = trajectory.measurement
+        assert measured.shape == (len(trajectory), 1)
+        assert measured.dtype == np.float64
+        assert measured.base is None
+        moved = trajectory.next_observation - trajectory.observation
+        np.testing.assert_allclose(measured, moved, atol=1e-6)
+
+
+def test_a_true_reward_reads_the_measurement_and_says_when_it_is_gone():
+    task = LEDGE.splits()["standard"].train[0]
+    (trajectory,) = run_ledge(lambda observation: np.ones((1, 1)), edges=[0.35])
+    episode = with_true_reward(LEDGE, task, trajectory)
+    np.testing.assert_allclose(episode.reward, trajectory.measurement[:, 0], rtol=1e-6)
+    with pytest.raises(ValueError, match="'ledge-robot' needs the trajectory's measurement"):
+        with_true_reward(LEDGE, task, trajectory.without_measurement())
+
+
+def test_a_family_that_measures_nothing_rewards_a_trajectory_from_a_file():
+    family = PointRobot()
+    task = family.splits()["standard"].train[0]
+    (trajectory, *_) = roll(SeekingPolicy())
+    assert trajectory.measurement.shape == (20, 0)
+    here = with_true_reward(family, task, trajectory)
+    later = with_true_reward(family, task, trajectory.without_measurement())
+    np.testing.assert_array_equal(here.reward, later.reward)
 
 
 def test_actions_are_clipped_before_they_are_taken_and_kept():
