@@ -187,9 +187,18 @@ class _Gathered:
     env_steps: int = 0
 
     def add(self, trajectories: list[Trajectory]) -> None:
-        """Takes in another round of trajectories, less what only a true reward could read."""
-        self.trajectories += [trajectory.without_measurement() for trajectory in trajectories]
-        self.env_steps += sum(len(trajectory) for trajectory in trajectories)
+        """Takes in another round of trajectories, less what only a true reward could read.
+
+        A simulation that diverged at once has left an empty one, which nobody keeps.
+        """
+        gathered = [one.without_measurement() for one in trajectories if len(one) > 0]
+        if not gathered:
+            raise ValueError(
+                f"task {self.assignment.task_id}'s dynamics must survive their first step, all of "
+                f"{len(trajectories)} environments diverged: check the task's dynamics parameters"
+            )
+        self.trajectories += gathered
+        self.env_steps += sum(len(trajectory) for trajectory in gathered)
 
     def belief(self, num_envs: int, num_prior: int) -> Tensor:
         """The prior for the first `num_prior` environments, the posterior for the others.

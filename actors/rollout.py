@@ -48,12 +48,14 @@ def run_episodes(
         generator: for the environments' starts.
 
     Returns:
-        One trajectory per environment.
+        One trajectory per environment. One whose simulation diverged is truncated at the step
+        before; if that was its first step, its trajectory is empty.
     """
     observation = dynamics.reset(generator)
     observations, actions, steps = [observation], [], []
     running = np.ones(dynamics.num_envs, bool)
     lengths = np.zeros(dynamics.num_envs, int)
+    cut_short = np.zeros(dynamics.num_envs, bool)
     for _ in range(horizon):
         action = _checked(act(observation))
         step = dynamics.step(action)
@@ -61,10 +63,15 @@ def run_episodes(
         observations.append(observation)
         actions.append(action)
         steps.append(step)
-        lengths += running
-        running &= ~(step.terminated | step.truncated)
+        if step.diverged is not None:
+            cut_short |= running & step.diverged
+        lengths += running & ~cut_short
+        running &= ~step.ended
         if not running.any():
-            return _cut(np.stack(observations), np.stack(actions), steps, lengths)
+            trajectories = _cut(np.stack(observations), np.stack(actions), steps, lengths)
+            for env in np.flatnonzero(cut_short):
+                trajectories[env].truncated[-1:] = True
+            return trajectories
     raise ValueError(
         f"dynamics must end every episode within the family's horizon of {horizon} steps, "
         f"{int(running.sum())} of {len(running)} environments went on: set truncated there"
@@ -81,7 +88,7 @@ def rollout(
     actions: ActionChoice,
     generators: Generators,
 ) -> list[Trajectory]:
-    """One episode of the policy in every environment, on latents drawn from the belief.
+    """One episode of the policy in every environment, as `run_episodes`, on latents it draws.
 
     Args:
         policy: what acts.

@@ -58,12 +58,22 @@ class Step:
 
     The measurement is what a true reward reads and a policy does not see, such as how fast a torso
     moved. It is the body's, alike for every reward: no reward parameter goes into it.
+
+    A simulation may diverge, that is, lose its state to numbers that are not finite. A step that
+    did so is marked, what it answers belongs to no episode, and the environment has ended.
     """
 
     next_observation: Float32[np.ndarray, "N O"]
     measurement: Float64[np.ndarray, "N M"]  # of this step; M may be 0
     terminated: Bool[np.ndarray, "N"]
     truncated: Bool[np.ndarray, "N"]
+    diverged: Bool[np.ndarray, "N"] | None = None  # None where a simulation cannot
+
+    @property
+    def ended(self) -> Bool[np.ndarray, "N"]:
+        """Where this step is an episode's last, for whatever reason."""
+        ended: np.ndarray = self.terminated | self.truncated
+        return ended if self.diverged is None else ended | self.diverged
 
 
 @runtime_checkable
