@@ -16,6 +16,7 @@ from causeway.actors.tasks.family import Family, missing_members
 _FAMILIES = {
     "point-robot": "causeway.actors.tasks.point_robot:PointRobot",
     "sparse-point-robot": "causeway.actors.tasks.point_robot:SparsePointRobot",
+    "cheetah-vel": "causeway.actors.tasks.cheetah_vel:CheetahVel",
 }
 
 
