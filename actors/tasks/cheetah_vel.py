@@ -24,40 +24,35 @@ from causeway.actors.robots import Cheetah
 from causeway.actors.simulator import Simulator
 from causeway.actors.tasks.family import Split, Task
 from causeway.actors.tasks.locomotion import (
-    HORIZON,
     TASK_SEED,
+    LocomotionFamily,
     control_cost,
+    legacy_generator,
     parameter,
-    simulate_alike,
+    simulate,
+    split_at,
 )
 
 MACAW_TEST = (2, 7, 15, 23, 26)
 LDM_TEST = (0.75, 1.25, 1.75, 2.25, 2.75)  # m/s
 
 
-class CheetahVel:
+class CheetahVel(LocomotionFamily, robot=Cheetah):
     """Half-cheetah at a target speed: -|v - v*| - 0.05 sum a^2."""
 
     name = "cheetah-vel"
-    observation_size = Cheetah.observation_size
-    action_size = Cheetah.action_size
-    measurement_size = Cheetah.measurement_size
-    horizon = HORIZON
 
     def splits(self) -> dict[str, Split]:
         """`smac`, `macaw`, `macaw-extrapolate` and `ldm`; parameter `velocity`, m/s."""
-        # PEARL's tasks are a draw of the legacy generator, which no other gives.
-        pearl = _tasks(np.random.RandomState(TASK_SEED).uniform(0.0, 3.0, 130))
+        pearl = _tasks(legacy_generator().uniform(0.0, 3.0, 130))
         macaw = _tasks(0.075 * (i + 1) for i in range(40))
         outer = np.random.default_rng(TASK_SEED).uniform(0.0, 0.5, 100)
         outer[1::2] += 3.0
         ldm = _tasks([*outer, *LDM_TEST])
+        train, test = split_at(macaw, MACAW_TEST)
         return {
             "smac": Split(train=pearl[:100], test=pearl[100:]),
-            "macaw": Split(
-                train=tuple(task for task in macaw if task.id not in MACAW_TEST),
-                test=tuple(macaw[i] for i in MACAW_TEST),
-            ),
+            "macaw": Split(train=train, test=test),
             "macaw-extrapolate": Split(train=macaw[:26], test=macaw[26:]),
             "ldm": Split(train=ldm[:100], test=ldm[100:]),
         }
@@ -65,7 +60,7 @@ class CheetahVel:
     @staticmethod
     def dynamics(tasks_dynamics: Sequence[Mapping[str, float]], threads: int = 1) -> Simulator:
         """One cheetah per entry; all of them move alike, so every entry must be empty."""
-        return simulate_alike(Cheetah, tasks_dynamics, ends_when_fallen=False, threads=threads)
+        return simulate(Cheetah, tasks_dynamics, edit=None, ends_when_fallen=False, threads=threads)
 
     def reward(
         self,
@@ -79,10 +74,6 @@ class CheetahVel:
         velocity = measurement[..., 0]
         error = np.abs(velocity - parameter(task_rewards, "velocity", velocity))
         return np.asarray(-error - control_cost(0.05, action), np.float32)
-
-    def optimal_return(self, task: Task) -> None:
-        """Not known."""
-        return
 
 
 def _tasks(velocities: Iterable[float]) -> tuple[Task, ...]:

@@ -17,6 +17,13 @@ _FAMILIES = {
     "point-robot": "causeway.actors.tasks.point_robot:PointRobot",
     "sparse-point-robot": "causeway.actors.tasks.point_robot:SparsePointRobot",
     "cheetah-vel": "causeway.actors.tasks.cheetah_vel:CheetahVel",
+    "cheetah-dir": "causeway.actors.tasks.cheetah_dir:CheetahDir",
+    "cheetah-mass-damping": "causeway.actors.tasks.cheetah_mass_damping:CheetahMassDamping",
+    "ant-dir": "causeway.actors.tasks.ant_dir:AntDir",
+    "ant-goal": "causeway.actors.tasks.ant_goal:AntGoal",
+    "humanoid-dir": "causeway.actors.tasks.humanoid_dir:HumanoidDir",
+    "hopper-params": "causeway.actors.tasks.hopper_params:HopperParams",
+    "walker-params": "causeway.actors.tasks.walker_params:WalkerParams",
 }
 
 
