@@ -5,6 +5,16 @@ Not in `behaviour`, whose config is tested with values that its annotations rule
 
 from jaxtyping import install_import_hook
 
-CHECKED = ("collector", "contexts", "evaluator", "rollout", "summary", "tasks")
+CHECKED = (
+    "collector",
+    "contexts",
+    "evaluator",
+    "mujoco_process",
+    "robots",
+    "rollout",
+    "simulator",
+    "summary",
+    "tasks",
+)
 
 install_import_hook([f"causeway.actors.{name}" for name in CHECKED], "beartype.beartype")
