@@ -1,6 +1,6 @@
 """Writing a data set: parts first, each whole, then the manifest that lists them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +12,7 @@ from causeway.datasets.locations import Location
 from causeway.datasets.parts import Origin, encode, sha256_of
 from causeway.datasets.schema import (
     MANIFEST_NAME,
+    JsonScalar,
     Manifest,
     PartEntry,
     Provenance,
@@ -93,6 +94,12 @@ class DatasetWriter:
             )
         for chunk in _chunks(episodes):
             self._write_part(task_id, chunk)
+
+    def note(self, facts: Mapping[str, JsonScalar]) -> None:
+        """Adds what came to light while episodes were added to the provenance's options."""
+        provenance = self._header.provenance
+        options = {**provenance.options, **facts}
+        self._header = replace(self._header, provenance=replace(provenance, options=options))
 
     def __exit__(
         self,
