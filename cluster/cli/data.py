@@ -4,12 +4,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from causeway.cluster.cli.data_import import import_foreign
 from causeway.cluster.cli.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from causeway.datasets.store import DatasetStore
 
-data = typer.Typer(help="Make, inspect and verify data sets.", no_args_is_help=True)
+data = typer.Typer(help="Make, import, inspect and verify data sets.", no_args_is_help=True)
+data.command("import")(import_foreign)
 DataFolder = Annotated[str, typer.Argument(help="The data set: a folder or a URI.")]
 
 
