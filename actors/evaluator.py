@@ -237,13 +237,18 @@ class _Runs:
             )
             for offline, gathered in zip(self._offline, self._gathered, strict=True)
         ]
-        known = [rows for rows in contexts if rows is not None]
+        # A run whose simulation diverged at once, every time, has nothing to infer from either.
+        known = {n: rows for n, rows in enumerate(contexts) if rows is not None and len(rows) > 0}
         if not known:
             return self.prior
-        assert len(known) == len(contexts), "a protocol decides by the episode, alike for all runs"
         size, generator = self._config.context_size, self._generators.numpy
-        chosen = [subsample(rows, size, generator) for rows in known]
-        return self._policy.adapt(stack_contexts(chosen, self._layout))
+        chosen = [subsample(rows, size, generator) for rows in known.values()]
+        posterior = self._policy.adapt(stack_contexts(chosen, self._layout))
+        if len(known) == len(contexts):
+            return posterior
+        belief = self.prior.clone()
+        belief[list(known)] = posterior
+        return belief
 
     def next_episode(self, belief: Tensor) -> list[Episode]:
         """Every run's next episode, with true rewards; it joins what the run has gathered."""

@@ -76,7 +76,10 @@ class SeekingPolicy:
 
 
 class LedgeDynamics:
-    """N points on lines: beyond its edge a point falls, and its episode terminates."""
+    """N points on lines: beyond its edge a point falls, and its episode terminates.
+
+    A point whose edge is not a number diverges at every step.
+    """
 
     horizon = 8
 
@@ -101,6 +104,7 @@ class LedgeDynamics:
             measurement=self._position - before,
             terminated=(self._position >= self._edges)[:, 0],
             truncated=np.full(self.num_envs, self._env_steps >= self.horizon),
+            diverged=np.isnan(self._edges)[:, 0],
         )
 
 

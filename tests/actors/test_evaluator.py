@@ -13,6 +13,7 @@ from causeway.actors.evaluator import (
     optimal_return,
     random_return,
 )
+from causeway.actors.tasks.family import Task
 from causeway.actors.tasks.point_robot import PointRobot
 from causeway.datasets.batches import RowLayout
 from tests.fakes import LedgeRobot, SeekingPolicy
@@ -152,6 +153,22 @@ def test_runs_of_different_lengths_count_their_own_steps_alone():
         earned = task.reward["pay"] * (path[-1, 0] - path[0, 0])
         assert evaluation.returns[n, 0, -1] == pytest.approx(earned, abs=1e-5)
     assert evaluation.to_json()["paths_last"] == []  # nothing to draw in a plane
+
+
+def test_a_run_whose_simulation_is_lost_acts_on_the_prior_and_leaves_the_others_alone():
+    family = LedgeRobot()
+    tasks = [
+        Task(id=0, reward={"pay": 1.0}, dynamics={"edge": 9.0}),
+        Task(id=1, reward={"pay": 1.0}, dynamics={"edge": np.nan}),
+    ]
+    policy = SeekingPolicy(size=1)
+    evaluation = run(policy, tasks, family=family, repeats=2)
+    assert (evaluation.returns[1] == 0.0).all()
+    assert np.isfinite(evaluation.returns).all()
+    (context,) = policy.contexts
+    assert context.mask.shape[0] == 2  # of the task that can be simulated
+    np.testing.assert_array_equal(evaluation.belief[2:], evaluation.prior[2:])
+    assert not np.array_equal(evaluation.belief[:2], evaluation.prior[:2])
 
 
 def test_an_evaluation_goes_to_json():

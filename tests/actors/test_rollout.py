@@ -112,6 +112,13 @@ def test_dynamics_that_outlive_their_horizon_are_refused():
         )
 
 
+def test_a_trajectory_that_diverged_at_once_is_empty_and_the_others_are_whole():
+    lost, whole = run_ledge(lambda observation: np.zeros((2, 1)), edges=(np.nan, 9.0))
+    assert (len(lost), len(whole)) == (0, 8)
+    assert lost.observation.shape == (0, 1)
+    assert whole.truncated[-1]
+
+
 def test_a_latent_is_kept_for_its_trajectory_or_drawn_at_every_step():
     per_trajectory, per_step = SeekingPolicy(), SeekingPolicy()
     roll(per_trajectory)
