@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Float64
 from mujoco.batch import Batch, SimulationError
 
 from causeway.actors.robots import Robot
-from causeway.actors.tasks.family import Step
+from causeway.actors.tasks.family import Starts, Step, one_for_each
 
 _FIRST_BAD = mujoco.mjtWarning.mjWARN_BADQPOS.value  # then velocity, acceleration, control
 _BAD_CONTROL = mujoco.mjtWarning.mjWARN_BADCTRL.value
@@ -65,17 +65,16 @@ class Simulator:
         self._control, self._warnings = self._batch.bind("ctrl"), self._batch.warning[:, :, 1]
         self._control_scale = first.actuator_ctrlrange[:, 1].copy()
         self._robot = robot(self._batch)
+        self._running = np.zeros(self.num_envs, bool)
         self._env_steps = np.zeros(self.num_envs, np.int64)
         self._place = np.zeros((self.num_envs, 0))
 
-    def reset(self, generator: np.random.Generator) -> Float32[np.ndarray, "N O"]:
-        """Starts an episode in every environment; they draw one after the other."""
-        return self.restart(np.ones(self.num_envs, bool), generator)
+    def reset(self, generators: Starts) -> Float32[np.ndarray, "N O"]:
+        """Starts an episode in every environment."""
+        return self.restart(np.ones(self.num_envs, bool), generators)
 
     def restart(
-        self,
-        ended: Bool[np.ndarray, "N"],
-        generators: np.random.Generator | Sequence[np.random.Generator],
+        self, ended: Bool[np.ndarray, "N"], generators: Starts
     ) -> Float32[np.ndarray, "N O"]:
         """Starts a new episode in the marked environments and leaves the others as they are.
 
@@ -89,17 +88,20 @@ class Simulator:
         """
         ids = np.flatnonzero(ended).astype(np.int32)
         self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
-        if isinstance(generators, np.random.Generator):
-            generators = [generators] * self.num_envs
+        each = one_for_each(generators, self.num_envs)
         for index in ids.tolist():
-            self._perturb(index, generators[index])
+            self._perturb(index, each[index])
         self._batch.forward(ids)
+        self._running[ids] = True
         self._env_steps[ids] = 0
         self._place = self._robot.place()
         return self._observe()
 
     def step(self, action: Float32[np.ndarray, "N A"]) -> Step:
-        """One step of every robot; actions are clipped to [-1, 1] and scaled to its controls."""
+        """One step of every robot; actions are clipped to [-1, 1] and scaled to its controls.
+
+        A robot whose episode has ended stands still until it is restarted.
+        """
         np.multiply(action, self._control_scale, out=self._control)  # MuJoCo clips
         diverged = self._advance()
         before, self._place = self._place, self._robot.place()
@@ -115,6 +117,7 @@ class Simulator:
             measurement[diverged] = 0.0
             terminated &= ~diverged
             truncated |= diverged
+        self._running &= ~(terminated | truncated)
         return Step(
             next_observation=observation,
             measurement=measurement,
@@ -148,7 +151,8 @@ class Simulator:
         """Steps the simulations; gives those whose states MuJoCo found bad."""
         diverged = np.zeros(self.num_envs, bool)
         try:
-            self._batch.step(None, self._frame_skip)
+            # Episodes that fall early leave most of a batch idle: what has ended costs nothing.
+            self._batch.step(None if self._running.all() else self._running, self._frame_skip)
         except SimulationError as error:
             diverged[error.ids] = True
         # MuJoCo puts a bad state back by itself, and all that tells it is this count.

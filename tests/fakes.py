@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from causeway.actors.tasks.family import Split, Step, Task
+from causeway.actors.tasks.family import Split, Starts, Step, Task, one_for_each
 from causeway.datasets.batches import ContextBatch
 
 
@@ -90,8 +90,9 @@ class LedgeDynamics:
         self._position = self._start
         self._env_steps = 0
 
-    def reset(self, generator: np.random.Generator) -> np.ndarray:
-        self._position = generator.uniform(-0.05, 0.05, (self.num_envs, 1))
+    def reset(self, generators: Starts) -> np.ndarray:
+        each = one_for_each(generators, self.num_envs)
+        self._position = np.stack([one.uniform(-0.05, 0.05, 1) for one in each])
         self._env_steps = 0
         return self._position.astype(np.float32)
 

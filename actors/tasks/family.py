@@ -76,6 +76,22 @@ class Step:
         return ended if self.diverged is None else ended | self.diverged
 
 
+Starts = np.random.Generator | Sequence[np.random.Generator]
+"""What N environments' starts are drawn from: one generator, in their order, or N of them."""
+
+
+def one_for_each(generators: Starts, num_envs: int) -> Sequence[np.random.Generator]:
+    """One generator for each environment; it may be the same for all."""
+    if isinstance(generators, np.random.Generator):
+        return [generators] * num_envs
+    if len(generators) != num_envs:
+        raise ValueError(
+            f"generators must be one, or one for each of {num_envs} environments, "
+            f"got {len(generators)}"
+        )
+    return generators
+
+
 @runtime_checkable
 class Dynamics(Protocol):
     """N environments that are stepped together and hold no reward.
@@ -89,12 +105,35 @@ class Dynamics(Protocol):
         """N, the number of environments."""
         ...
 
-    def reset(self, generator: np.random.Generator) -> Float32[np.ndarray, "N O"]:
-        """Starts an episode in every environment; every draw comes from the generator."""
+    def reset(self, generators: Starts) -> Float32[np.ndarray, "N O"]:
+        """Starts an episode in every environment; every draw comes from its generator."""
         ...
 
     def step(self, action: Float32[np.ndarray, "N A"]) -> Step:
         """One time step in every environment, for actions in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
+class RestartableDynamics(Dynamics, Protocol):
+    """Dynamics whose environments need not all start at once.
+
+    Collection and evaluation, episode by episode, make do with `Dynamics`.
+    """
+
+    def restart(
+        self, ended: Bool[np.ndarray, "N"], generators: Starts
+    ) -> Float32[np.ndarray, "N O"]:
+        """Starts a new episode in the marked environments and leaves the others as they are.
+
+        Args:
+            ended: where to start one.
+            generators: one, from which the marked environments draw in their order, or one for
+                each of the N environments.
+
+        Returns:
+            The observations of all N environments.
+        """
         ...
 
 

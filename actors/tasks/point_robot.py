@@ -13,9 +13,9 @@ paid for where it leads, and the starting position, which no action can change, 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Bool, Float32, Float64
 
-from causeway.actors.tasks.family import Dynamics, Split, Step, Task
+from causeway.actors.tasks.family import RestartableDynamics, Split, Starts, Step, Task
 
 STEP_SIZE = 0.1  # distance along each axis that an action of 1 covers
 TASK_SEED = 1337
@@ -30,12 +30,18 @@ class PointDynamics:
         self.num_envs = num_envs
         self._horizon = horizon
         self._position = np.zeros((num_envs, 2))  # float64: 20 steps of 0.1 add up without drift
-        self._env_steps = 0
+        self._env_steps = np.zeros(num_envs, int)
 
-    def reset(self, generator: np.random.Generator) -> Float32[np.ndarray, "N 2"]:
+    def reset(self, generators: Starts) -> Float32[np.ndarray, "N 2"]:
         """Every point at the origin; nothing is drawn."""
-        self._position = np.zeros((self.num_envs, 2))
-        self._env_steps = 0
+        return self.restart(np.ones(self.num_envs, bool), generators)
+
+    def restart(
+        self, ended: Bool[np.ndarray, "N"], generators: Starts
+    ) -> Float32[np.ndarray, "N 2"]:
+        """The marked points at the origin; nothing is drawn."""
+        self._position = np.where(ended[:, None], 0.0, self._position)
+        self._env_steps[ended] = 0
         return self._position.astype(np.float32)
 
     def step(self, action: Float32[np.ndarray, "N 2"]) -> Step:
@@ -46,7 +52,7 @@ class PointDynamics:
             next_observation=self._position.astype(np.float32),
             measurement=np.zeros((self.num_envs, 0)),
             terminated=np.zeros(self.num_envs, bool),
-            truncated=np.full(self.num_envs, self._env_steps >= self._horizon),
+            truncated=self._env_steps >= self._horizon,
         )
 
 
@@ -75,7 +81,7 @@ class PointRobot:
         return {"standard": Split(train=tasks[:NUM_TRAIN], test=tasks[NUM_TRAIN:])}
 
     @staticmethod
-    def dynamics(tasks_dynamics: Sequence[Mapping[str, float]]) -> Dynamics:
+    def dynamics(tasks_dynamics: Sequence[Mapping[str, float]]) -> RestartableDynamics:
         """One point per entry; all of them move alike, so every entry must be empty."""
         given = sorted({name for parameters in tasks_dynamics for name in parameters})
         if given:

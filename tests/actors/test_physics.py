@@ -53,13 +53,17 @@ def test_environments_with_bodies_of_their_own_move_as_those_bodies_alone():
         data.qpos[:], data.qvel[:] = dynamics._qpos[n], dynamics._qvel[n]
         mujoco.mj_forward(model, data)
     actions = np.random.default_rng(1).uniform(-1.0, 1.0, (100, 4, 3)).astype(np.float32)
+    running = np.ones(4, bool)
     for action in actions:
-        dynamics.step(action)
-        for n, (model, data) in enumerate(alone):
+        ended = dynamics.step(action).ended
+        for n in np.flatnonzero(running):
+            model, data = alone[n]
             data.ctrl[:] = action[n]
             mujoco.mj_step(model, data, 4)
             np.testing.assert_array_equal(dynamics._qpos[n], data.qpos)
             np.testing.assert_array_equal(dynamics._qvel[n], data.qvel)
+        running &= ~ended
+    assert not running.any()
     assert np.ptp(dynamics._qpos[:, 0]) > 1e-3  # bodies do differ
 
 
