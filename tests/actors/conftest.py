@@ -15,6 +15,7 @@ CHECKED = (
     "simulator",
     "summary",
     "tasks",
+    "vector_env",
 )
 
 install_import_hook([f"causeway.actors.{name}" for name in CHECKED], "beartype.beartype")
