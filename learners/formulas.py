@@ -84,6 +84,26 @@ def tanh_gaussian_log_prob(
     return (gaussian - tanh_log_jacobian(raw)).sum(-1)
 
 
+def squashed_draw(
+    mean: Float[Tensor, "*batch A"],
+    log_std: Float[Tensor, "*batch A"],
+    noise: Float[Tensor, "*batch A"],
+) -> tuple[Float[Tensor, "*batch A"], Float[Tensor, "*batch"]]:
+    """An action tanh(u), u = mean + exp(log_std) noise, and its log-density in nats.
+
+    The density of `tanh_gaussian_log_prob`, taken from u itself: no atanh loses what tanh rounded
+    off. Differentiable in mean and log_std (reparameterised).
+
+    Args:
+        mean: of u.
+        log_std: of u.
+        noise: of the standard normal distribution.
+    """
+    raw = mean + log_std.exp() * noise
+    gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi)
+    return torch.tanh(raw), (gaussian - tanh_log_jacobian(raw)).sum(-1)
+
+
 @torch.no_grad()
 def polyak_update_(targets: Iterable[Tensor], sources: Iterable[Tensor], rate: float) -> None:
     """Moves each target towards its source: target <- (1 - rate) target + rate source."""
