@@ -62,6 +62,15 @@ class PartEntry:
     episodes: int
     sha256: str
     bytes: int
+    # The updates that the agent had seen when each episode began; empty where nobody kept them.
+    ages: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.ages and len(self.ages) != self.episodes:
+            raise ValueError(
+                f"PartEntry.ages must hold one age for each of the {self.episodes} episodes of "
+                f"{self.path}, or none at all, got {len(self.ages)}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

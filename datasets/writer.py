@@ -76,8 +76,13 @@ class DatasetWriter:
             self._delete_listed(manifest)
         return self
 
-    def add(self, task_id: int, episodes: Sequence[Episode]) -> None:
+    def add(self, task_id: int, episodes: Sequence[Episode], ages: Sequence[int] = ()) -> None:
         """Writes episodes of a task, with the environment's own rewards, as one part or more.
+
+        Args:
+            task_id: one of the header's.
+            episodes: in the order in which they are to stand.
+            ages: the updates that the agent had seen when each episode began, or none.
 
         Raises:
             ValueError: naming the task, column and row of what the format does not allow.
@@ -92,8 +97,15 @@ class DatasetWriter:
                 f"data of task {task_id}: episodes must have at most the header's horizon of "
                 f"{self._header.horizon} steps, got {longest}"
             )
+        if ages and len(ages) != len(episodes):
+            raise ValueError(
+                f"ages of task {task_id} must be one for each of the {len(episodes)} episodes, or "
+                f"none, got {len(ages)}"
+            )
+        begin = 0
         for chunk in _chunks(episodes):
-            self._write_part(task_id, chunk)
+            self._write_part(task_id, chunk, tuple(ages[begin : begin + len(chunk)]))
+            begin += len(chunk)
 
     def note(self, facts: Mapping[str, JsonScalar]) -> None:
         """Adds what came to light while episodes were added to the provenance's options."""
@@ -119,7 +131,7 @@ class DatasetWriter:
         manifest = self._manifest(self._parts)
         self._folder.child(MANIFEST_NAME).write(manifest.to_json().encode())
 
-    def _write_part(self, task_id: int, episodes: Sequence[Episode]) -> None:
+    def _write_part(self, task_id: int, episodes: Sequence[Episode], ages: tuple[int, ...]) -> None:
         layout = RowLayout(self._header.observation_size, self._header.action_size)
         origin = Origin(task=task_id, source="offline")
         contents = encode(episodes, origin, labelled=True, layout=layout)
@@ -131,6 +143,7 @@ class DatasetWriter:
             episodes=len(episodes),
             sha256=sha256_of(contents),
             bytes=contents.size,
+            ages=ages,
         )
         self._parts[task_id].append(part)
         self._returns[task_id].extend(episode.undiscounted_return for episode in episodes)
