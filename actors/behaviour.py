@@ -115,6 +115,17 @@ class EpisodePlans:
         return np.asarray(action, np.float32)
 
 
+def has_script(family: Family) -> bool:
+    """Whether the scripted behaviour can make data of the family's first split."""
+    split = next(iter(family.splits().values()))
+    return all(_is_scripted(family, task) for task in split.tasks)
+
+
+def _is_scripted(family: Family, task: Task) -> bool:
+    """It walks in the plane, towards a goal."""
+    return {"goal_x", "goal_y"} <= set(task.reward) and family.observation_size == 2
+
+
 def collect_scripted(
     family: Family,
     split: Split,
@@ -130,10 +141,11 @@ def collect_scripted(
     if episodes_per_task < 1:
         raise ValueError(f"episodes_per_task must be at least 1, got {episodes_per_task}")
     for task in split.tasks:
-        if not {"goal_x", "goal_y"} <= set(task.reward):
+        if not _is_scripted(family, task):
             raise ValueError(
-                f"the scripted behaviour needs tasks with goal_x and goal_y, task {task.id} of "
-                f"family {family.name!r} has {', '.join(task.reward) or 'no reward parameters'}"
+                "the scripted behaviour needs points in the plane, with goal_x and goal_y, task "
+                f"{task.id} of family {family.name!r} has "
+                f"{', '.join(task.reward) or 'no reward parameters'}"
             )
         generator = Generators.from_key(seed, task.id).numpy
         yield task, _episodes(family, task, options, episodes_per_task, generator)

@@ -40,6 +40,8 @@ class ProgressFields(TypedDict, total=False):
     online_share: float  # of the transitions, in [0, 1]
     shards_committed: int
     deaths: int
+    behaviour_return: float  # of an agent's own noisy episodes, while data are made by it
+    deterministic_return: float
     prior_return: float
     online_context_return: float
     offline_context_return: float
@@ -197,6 +199,8 @@ _FACTS = (
     ("deaths", "deaths", "{:,}"),
 )
 _RETURNS = (
+    ("as it learns", "behaviour_return"),
+    ("without noise", "deterministic_return"),
     ("prior", "prior_return"),
     ("online context", "online_context_return"),
     ("offline context", "offline_context_return"),

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from causeway.cluster.cli.data_collect import collect
 from causeway.cluster.cli.data_import import import_foreign
 from causeway.cluster.cli.output import print_json, print_line, print_table
 
@@ -11,35 +12,9 @@ if TYPE_CHECKING:
     from causeway.datasets.store import DatasetStore
 
 data = typer.Typer(help="Make, import, inspect and verify data sets.", no_args_is_help=True)
+data.command()(collect)
 data.command("import")(import_foreign)
 DataFolder = Annotated[str, typer.Argument(help="The data set: a folder or a URI.")]
-
-
-@data.command()
-def collect(
-    out: Annotated[str, typer.Option("--out", help="A folder, or a URI such as s3://...")],
-    family: Annotated[str, typer.Option("--family")] = "point-robot",
-    split: Annotated[str, typer.Option("--split")] = "standard",
-    episodes_per_task: Annotated[int, typer.Option("--episodes-per-task", min=1)] = 60,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
-) -> None:
-    """Make a data set with the family's scripted behaviour."""
-    from causeway.cluster.collect_data import collect_data
-    from causeway.cluster.config import DataSection
-    from causeway.cluster.progress import ProgressView
-
-    section = DataSection(
-        path=out, family=family, split=split, episodes_per_task=episodes_per_task, seed=seed
-    )
-    with ProgressView(f"data of {family}") as view:
-        view.update(phase="collecting data", unit="tasks")
-        collect_data(
-            section,
-            overwrite=overwrite,
-            progress=lambda done, total: view.update(completed=done, total=total),
-        )
-    print_line(f"{out} holds the data set; 'causeway data inspect {out}' shows it")
 
 
 @data.command()
