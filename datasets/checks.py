@@ -100,10 +100,12 @@ def _first(
     column: str,
     what: str,
 ) -> Iterator[Fault]:
-    """The first wrong value of a column, if there is one."""
+    """The first wrong value of a column, and in how many rows there are more, if there is one."""
     if not wrong.any():
         return
     row, *feature = (int(index) for index in np.unravel_index(wrong.argmax(), wrong.shape))
     got = values[row, *feature].item()
     where = f" in feature {feature[0]}" if feature else ""
-    yield Fault(file=file, column=column, row=row, what=f"{what}, got {got}{where}")
+    others = int(wrong.reshape(len(wrong), -1).any(axis=1).sum()) - 1
+    more = f"; wrong in {others + 1} rows" if others else ""
+    yield Fault(file=file, column=column, row=row, what=f"{what}, got {got}{where}{more}")

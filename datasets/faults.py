@@ -25,11 +25,16 @@ class Fault:
 class DatasetError(Exception):
     """A data set or a file of it cannot be used; the message says where, why and what to do."""
 
-    fault: Fault | None = None  # where it is known; survives pickling
+    faults: tuple[Fault, ...] = ()  # where they are known; survive pickling
+
+    @property
+    def fault(self) -> Fault | None:
+        """The first of them, which is what the message says."""
+        return self.faults[0] if self.faults else None
 
     @classmethod
-    def of(cls, fault: Fault) -> Self:
-        """The error that a fault amounts to."""
-        error = cls(str(fault))
-        error.fault = fault
+    def of(cls, first: Fault, *others: Fault) -> Self:
+        """The error that faults of one file amount to."""
+        error = cls(str(first))
+        error.faults = (first, *others)
         return error

@@ -108,7 +108,7 @@ def decode(contents: pa.Buffer, expected: Expected) -> pa.Table:
     """The checked columns of a Parquet file's bytes.
 
     Raises:
-        DatasetError: with the file's first fault.
+        DatasetError: with the file's faults, and the first of them as its message.
     """
     if expected.sha256 is not None and (actual := sha256_of(contents)) != expected.sha256:
         raise _error(
@@ -117,8 +117,9 @@ def decode(contents: pa.Buffer, expected: Expected) -> pa.Table:
             "damaged after it was written; restore it from a copy",
         )
     table = _parse(contents, expected)
-    for fault in find_faults(table, file=expected.file, horizon=expected.horizon):
-        raise DatasetError.of(fault)
+    faults = list(find_faults(table, file=expected.file, horizon=expected.horizon))
+    if faults:
+        raise DatasetError.of(*faults)
     return table
 
 
@@ -217,14 +218,15 @@ def _check_metadata(metadata: dict[bytes, bytes], expected: Expected) -> None:
 
 
 def _check_columns(found: pa.Schema, expected: Expected) -> None:
+    wrong = {}
     for field in expected.schema:
         if found.names.count(field.name) != 1:
-            what = f"must be there once, the file's columns are {found.names}"
-            raise _error(expected.file, what, column=field.name)
-        actual = found.field(field.name).type
-        if not _same_type(actual, field.type):
-            what = f"must be {field.type}, got {actual}"
-            raise _error(expected.file, what, column=field.name)
+            wrong[field.name] = f"must be there once, the file's columns are {found.names}"
+        elif not _same_type(actual := found.field(field.name).type, field.type):
+            wrong[field.name] = f"must be {field.type}, got {actual}"
+    if wrong:
+        faults = [Fault(file=expected.file, what=w, column=name) for name, w in wrong.items()]
+        raise DatasetError.of(*faults)
 
 
 def _same_type(actual: pa.DataType, wanted: pa.DataType) -> bool:
@@ -252,5 +254,5 @@ def _arrow_errors(file: str) -> Iterator[None]:
         raise _error(file, f"must be a complete Parquet file, reading it failed: {what}") from error
 
 
-def _error(file: str, what: str, column: str | None = None) -> DatasetError:
-    return DatasetError.of(Fault(file=file, what=what, column=column))
+def _error(file: str, what: str) -> DatasetError:
+    return DatasetError.of(Fault(file=file, what=what))

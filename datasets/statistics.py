@@ -1,7 +1,8 @@
 """What a data set amounts to: returns per task, and where its observations and actions lie."""
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -55,6 +56,16 @@ def task_statistics(returns: Sequence[float], transitions: int) -> TaskStatistic
         return_min=float(values.min()),
         return_max=float(values.max()),
     )
+
+
+def differences(stated: TaskStatistics, actual: TaskStatistics) -> dict[str, tuple[float, float]]:
+    """What is stated and what is so, by field, where they differ by more than rounding."""
+    pairs = {f.name: (getattr(stated, f.name), getattr(actual, f.name)) for f in fields(actual)}
+    return {
+        name: (said, true)
+        for name, (said, true) in pairs.items()
+        if not math.isclose(said, true, rel_tol=1e-9, abs_tol=1e-9)
+    }
 
 
 def return_histogram(returns: Sequence[float], bins: int) -> Histogram:

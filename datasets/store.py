@@ -1,7 +1,7 @@
 """Opening a data set: what its manifest says, its episodes, and what is wrong with its files."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +10,16 @@ from causeway.datasets.batches import Episode, RowLayout
 from causeway.datasets.faults import DatasetError, Fault
 from causeway.datasets.locations import Location
 from causeway.datasets.parts import Expected, episodes_of
-from causeway.datasets.schema import MANIFEST_NAME, Manifest, PartEntry, SplitPart, TaskEntry
+from causeway.datasets.schema import (
+    MANIFEST_NAME,
+    Manifest,
+    PartEntry,
+    SplitPart,
+    TaskEntry,
+    TaskStatistics,
+)
 from causeway.datasets.shards import load
+from causeway.datasets.statistics import differences, task_statistics
 
 QUARANTINE_NAME = "quarantine.json"
 
@@ -27,7 +35,7 @@ class DatasetStore:
         self.folder = folder
         self.manifest = manifest
         self._strict = strict
-        self._faults: dict[str, Fault] = {}  # by the path of the part
+        self._faults: dict[str, tuple[Fault, ...]] = {}  # by the path of the part
 
     @classmethod
     def open(cls, path: str | Path | Location, strict: bool = False) -> "DatasetStore":
@@ -50,8 +58,8 @@ class DatasetStore:
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """What was found wrong so far, one fault for each quarantined part."""
-        return tuple(self._faults.values())
+        """What was found wrong so far: for each quarantined part one fault or more."""
+        return tuple(fault for of_part in self._faults.values() for fault in of_part)
 
     @property
     def fault_share(self) -> float:
@@ -88,13 +96,37 @@ class DatasetStore:
             else:
                 yield episodes
 
-    def verify(self) -> list[Fault]:
-        """Reads every file that is not quarantined yet; gives all faults, old and new."""
-        for task_id in self.task_ids(None):
-            for _ in self.iterate_parts(task_id):
-                pass
+    def verify(
+        self, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> list[Fault]:
+        """Reads every file that is not quarantined yet, and compares statistics with episodes.
+
+        Args:
+            progress: told how many of how many parts are done.
+
+        Returns:
+            All faults, old and new; those of statistics quarantine nothing.
+
+        Raises:
+            DatasetError: the first fault, where the data set was opened strictly.
+        """
+        total, done = sum(len(task.parts) for task in self.manifest.tasks), 0
+        misstated: list[Fault] = []
+        for task in self.manifest.tasks:
+            returns: list[float] = []
+            rows = 0
+            for number, episodes in enumerate(self.iterate_parts(task.id), 1):
+                returns.extend(episode.undiscounted_return for episode in episodes)
+                rows += sum(len(episode) for episode in episodes)
+                progress(done + number, total)
+            done += len(task.parts)
+            progress(done, total)
+            if len(self.parts(task.id)) == len(task.parts) > 0:  # else some are not known
+                misstated += self._compare(task.id, task_statistics(returns, rows))
         self._record()
-        return list(self.faults)
+        if misstated and self._strict:
+            raise DatasetError.of(*misstated)
+        return [*self.faults, *misstated]
 
     def _read(self, task: TaskEntry, part: PartEntry) -> list[Episode]:
         file = self.folder.child(part.path)
@@ -116,6 +148,17 @@ class DatasetStore:
             raise DatasetError.of(Fault(file=str(file), what=what))
         return episodes
 
+    def _compare(self, task_id: int, actual: TaskStatistics) -> list[Fault]:
+        """Where the manifest says something else of a task than its episodes do."""
+        file, key = str(self.folder.child(MANIFEST_NAME)), f"statistics.{task_id}"
+        stated = self.manifest.statistics.get(task_id)
+        if stated is None:
+            return [Fault(file=file, column=key, what="must be there, the task has episodes")]
+        return [
+            Fault(file=file, column=f"{key}.{name}", what=f"must be {true}, got {said}")
+            for name, (said, true) in differences(stated, actual).items()
+        ]
+
     def _quarantine_missing(self) -> None:
         listed = [part for task in self.manifest.tasks for part in task.parts]
         sizes = self.folder.file_sizes([part.path for part in listed])
@@ -133,7 +176,7 @@ class DatasetStore:
     def _quarantine(self, part: PartEntry, error: DatasetError) -> None:
         if self._strict or error.fault is None:
             raise error
-        self._faults[part.path] = error.fault
+        self._faults[part.path] = error.faults
         self._record()
 
     def _record(self) -> None:

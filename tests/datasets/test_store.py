@@ -165,12 +165,74 @@ def test_an_alien_part_is_named_and_the_rest_is_read(dataset, change, column, ro
     store = DatasetStore.open(folder)
     assert_same_episodes(store.episodes(0), written[0][4:])
     assert_same_episodes(store.episodes(1), written[1])
-    (fault,) = store.verify()
+    fault, *_ = store.verify()
     assert (fault.file, fault.column, fault.row) == (str(folder / PART), column, row)
     with pytest.raises(DatasetError, match=message) as caught:
         DatasetStore.open(folder, strict=True)
     assert str(caught.value) == str(fault)
     assert str(folder / PART) in str(fault)
+
+
+def test_every_fault_of_a_part_is_named_and_the_part_counts_once(dataset):
+    folder, _ = dataset
+    table = with_value(pq.read_table(folder / PART), "reward", 17, np.nan)
+    table = with_value(with_value(table, "action", 3, -1.25), "action", 9, 7.0)
+    replace_part(folder, with_value(table, "truncated", 2, True))
+    store = DatasetStore.open(folder)
+    told = [str(fault) for fault in store.verify()]
+    assert [told[i].partition(": must")[0].split(", ", 1)[1] for i in range(3)] == [
+        "column reward, row 17",
+        "column action, row 3",
+        "column truncated, row 2",
+    ]
+    assert told[1].endswith("got -1.25 in feature 0; wrong in 2 rows")
+    assert store.fault_share == pytest.approx(1 / 6)
+    record = json.loads((folder / "quarantine.json").read_text())
+    assert len(record["faults"]) == len(told) == 3
+
+
+def test_every_column_of_a_wrong_type_is_named(dataset):
+    folder, _ = dataset
+    table = with_type(pq.read_table(folder / PART), "reward", pa.float64())
+    replace_part(folder, with_type(table, "terminated", pa.int8()).drop_columns("step"))
+    faults = DatasetStore.open(folder).verify()
+    assert [fault.column for fault in faults] == ["reward", "terminated", "step"]
+
+
+def restate(folder, change):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest["statistics"])
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_statistics_must_be_those_of_the_episodes(dataset):
+    folder, _ = dataset
+    restate(folder, lambda s: (s["1"].update(return_mean=3.5, episodes=9), s.pop("2")))
+    store = DatasetStore.open(folder)
+    told = [(fault.column, fault.what) for fault in store.verify()]
+    assert told[0] == ("statistics.1.episodes", "must be 8, got 9")
+    assert told[1][0] == "statistics.1.return_mean"
+    assert told[1][1].endswith("got 3.5")
+    assert told[2] == ("statistics.2", "must be there, the task has episodes")
+    assert store.faults == ()
+    assert not (folder / "quarantine.json").exists()
+    with pytest.raises(DatasetError, match=r"manifest\.json, column statistics\.1\.episodes"):
+        DatasetStore.open(folder, strict=True)
+
+
+def test_statistics_are_not_compared_with_a_part_of_the_episodes(dataset):
+    folder, _ = dataset
+    (folder / PART).unlink()
+    assert len(DatasetStore.open(folder).verify()) == 1
+
+
+def test_verification_tells_how_far_it_is(dataset):
+    folder, _ = dataset
+    (folder / PART).write_bytes(b"")
+    told = []
+    DatasetStore.open(folder).verify(lambda *now: told.append(now))
+    assert told[-1] == (6, 6)
+    assert told == sorted(told)
 
 
 def test_an_episode_beyond_the_horizon_is_named(dataset):
