@@ -121,7 +121,7 @@ class Converter:
         if values.shape != shape:
             what = f"must have shape {shape}, with the family's sizes, got {values.shape}"
             raise refused(found.file, what, column=column, row=found.rows[0])
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, and found below
+        with np.errstate(over="ignore", invalid="ignore"):  # not finite, then, and found below
             cast = values.astype(np.float32)
         wrong = ~np.isfinite(cast)
         if wrong.any():

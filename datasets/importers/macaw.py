@@ -140,7 +140,8 @@ def _column(table: Hdf5Table, name: str, begin: int, end: int) -> np.ndarray:
     if values.shape[1] != 1:
         what = f"must hold one number a row, got {values.shape[1]}"
         raise refused(table.file, what, column=name, row=begin)
-    numbers: np.ndarray = values[:, 0].astype(np.float64)
+    with np.errstate(invalid="ignore"):  # not finite, then, and found below
+        numbers: np.ndarray = values[:, 0].astype(np.float64)
     if not np.isfinite(numbers).all():
         row = int((~np.isfinite(numbers)).argmax())
         what = f"must be finite, got {numbers[row]}"
