@@ -1,4 +1,4 @@
-"""The one word that learners give and actors take: a policy that adapts."""
+"""What learners give and actors take: a policy that adapts."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -59,4 +59,16 @@ class AdaptivePolicy(Protocol):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
         """Takes broadcast weights."""
+        ...
+
+
+@runtime_checkable
+class ActsOnNoise(Protocol):
+    """What a policy may offer beside `AdaptivePolicy`: actions for noise that its caller has drawn.
+
+    Collections that each have a generator of their own can then act in one pass.
+    """
+
+    def act_with_noise(self, observation: Tensor, latent: Tensor, noise: Tensor) -> Tensor:
+        """The actions [N, A] that `act` gives where it draws this standard normal noise [N, A]."""
         ...

@@ -292,6 +292,14 @@ class SmacPolicy(nn.Module):
         return torch.tanh(mean + log_std.exp() * noise)
 
     @torch.no_grad()
+    def act_with_noise(
+        self, observation: Tensor, latent: Tensor, noise: Tensor
+    ) -> Float[Tensor, "N A"]:
+        """What `act` gives where it draws this noise."""
+        mean, log_std = (x[:, 0] for x in self.actor(observation[:, None], latent))
+        return torch.tanh(mean + log_std.exp() * noise)
+
+    @torch.no_grad()
     def label(
         self,
         context: ContextBatch,

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from causeway.datasets.policy import ActsOnNoise
 from causeway.learners.networks import Critics
 from causeway.learners.smac import OFFLINE, ONLINE, SmacConfig
 from tests.learners.factories import (
@@ -231,6 +232,17 @@ def test_actions_equal_the_tanh_of_the_mean_or_of_a_draw():
         mean, log_std = reference.act(s[n].double().numpy(), z[n].double().numpy())
         np.testing.assert_allclose(certain[n], np.tanh(mean), rtol=1e-4)
         np.testing.assert_allclose(drawn[n], np.tanh(mean + np.exp(log_std) * noise[n]), rtol=1e-4)
+
+
+def test_actions_on_noise_are_those_of_a_policy_that_draws_it():
+    algorithm, batch = make_case()
+    s, z = batch.transitions.observation[:, 0], torch.randn(3, 4, generator=generator())
+    policy = algorithm.policy()
+    assert isinstance(policy, ActsOnNoise)
+    drawn = policy.act(s, z, generator(5))
+    assert torch.equal(
+        drawn, policy.act_with_noise(s, z, torch.randn(3, 2, generator=generator(5)))
+    )
 
 
 @pytest.mark.parametrize(("bias", "expected"), [(-99.0, -20.0), (99.0, 2.0), (0.5, 0.5)])
