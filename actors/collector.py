@@ -5,9 +5,11 @@ holds no reward function, no goal and no family: where it needs a reward, to inf
 it asks the policy's own decoder for one.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +21,8 @@ from causeway.actors.rollout import (
     Generators,
     LatentPer,
     check_choice,
-    rollout,
 )
+from causeway.actors.side_by_side import Manner, Share, rollout_side_by_side
 from causeway.actors.tasks.family import Dynamics
 from causeway.datasets.batches import RowLayout, Trajectory
 from causeway.datasets.policy import AdaptivePolicy
@@ -32,7 +34,8 @@ Version = tuple[int, int]  # generation, updates
 class CollectorConfig:
     """How much a collector gathers in one task, and on which latents."""
 
-    num_envs: int = 10  # environments of one task stepped together, at most
+    num_envs: int = 10  # environments of one assignment stepped together, at most
+    batch_envs: int = 64  # environments of all assignments stepped together, at most
     prior_env_steps: int = 400  # at least so many with z ~ prior
     posterior_env_steps: int = 600  # then at least so many with z ~ posterior
     context_size: int | None = 64  # transitions; more are subsampled to it, None takes all
@@ -40,7 +43,7 @@ class CollectorConfig:
     actions: ActionChoice = "stochastic"  # "deterministic" gathers just what adaptation will meet
 
     def __post_init__(self) -> None:
-        for name in ("num_envs", "context_size"):
+        for name in ("num_envs", "batch_envs", "context_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"CollectorConfig.{name} must be at least 1, got {value}")
@@ -101,11 +104,17 @@ class Collector:
         self._policy = policy
         self._family_dynamics = family_dynamics
         self._layout = layout
-        self._horizon = horizon
         self._config = config
+        self._manner = Manner(
+            action_size=layout.action_size,
+            horizon=horizon,
+            latent_per=config.latent_per,
+            actions=config.actions,
+        )
         self._seed = seed
         self._index = index
         self._version: Version | None = None
+        self._dynamics: tuple[tuple[Any, ...], Dynamics] | None = None  # the last, and of what
 
     def __repr__(self) -> str:
         return f"Collector[{self._index}]"
@@ -126,56 +135,71 @@ class Collector:
         self._version = version
 
     def collect(self, assignments: Sequence[Assignment]) -> list[Rollout]:
-        """One rollout for each assignment."""
+        """One rollout for each assignment, as many of them side by side as there is room for."""
         if self._version is None:
             raise ValueError(
                 f"{self!r} must have weights before it collects: "
                 "call set_weights, or what it gathers comes from a policy that no one trained"
             )
-        return [self._collect(assignment, self._version) for assignment in assignments]
+        collections = [self._begin(assignment) for assignment in assignments]
+        waiting, at_work = deque(collections), list[_Collection]()
+        while waiting or at_work:
+            while waiting and len(at_work) < self._places():
+                at_work.append(waiting.popleft())
+            self._roll(at_work)
+            at_work = [one for one in at_work if not one.is_complete]
+        return [self._rollout_of(one, self._version) for one in collections]
 
-    def _collect(self, assignment: Assignment, version: Version) -> Rollout:
+    def _begin(self, assignment: Assignment) -> "_Collection":
         generators = Generators.from_key(self._seed, assignment.sequence)
-        dynamics = self._family_dynamics([assignment.dynamics] * self._lanes())
-        gathered = _Gathered(self._policy, self._layout, self._config, assignment, generators)
-        while gathered.env_steps < self._config.prior_env_steps:
-            prior = self._policy.prior(dynamics.num_envs)
-            gathered.add(self._roll(dynamics, prior, generators))
-        prior_env_steps, is_first = gathered.env_steps, True
-        while gathered.env_steps - prior_env_steps < self._config.posterior_env_steps:
-            # The very first trajectory of this part explores on the prior, as the authors' does.
-            num_prior = 1 if is_first else 0
-            belief = gathered.belief(dynamics.num_envs, num_prior)
-            gathered.add(self._roll(dynamics, belief, generators))
-            is_first = False
+        return _Collection(self._policy, self._layout, self._config, assignment, generators)
+
+    def _roll(self, collections: "list[_Collection]") -> None:
+        """One episode in every environment of all the collections."""
+        shares = [
+            Share(belief=one.next_belief(self._lanes()), generators=one.generators)
+            for one in collections
+        ]
+        gathered = rollout_side_by_side(
+            self._policy,
+            self._dynamics_of([one.assignment.dynamics for one in collections]),
+            shares,
+            self._manner,
+        )
+        for one, trajectories in zip(collections, gathered, strict=True):
+            one.add(trajectories)
+
+    def _dynamics_of(self, tasks_dynamics: Sequence[Mapping[str, float]]) -> Dynamics:
+        """Environments of these tasks, so many of each; the last ones again where they fit."""
+        parameters = tuple(tuple(sorted(one.items())) for one in tasks_dynamics)
+        if self._dynamics is None or self._dynamics[0] != parameters:
+            lanes = self._lanes()
+            entries = [one for one in tasks_dynamics for _ in range(lanes)]
+            self._dynamics = (parameters, self._family_dynamics(entries))
+        return self._dynamics[1]
+
+    def _rollout_of(self, collection: "_Collection", version: Version) -> Rollout:
         return Rollout(
-            task_id=assignment.task_id,
-            trajectories=gathered.trajectories,
+            task_id=collection.assignment.task_id,
+            trajectories=collection.trajectories,
             version=version,
             collector=self._index,
-            sequence=assignment.sequence,
+            sequence=collection.assignment.sequence,
         )
 
     def _lanes(self) -> int:
         """As many environments as can be used at once, without gathering far beyond the goal."""
         longest = max(self._config.prior_env_steps, self._config.posterior_env_steps)
-        return min(self._config.num_envs, ceil(longest / self._horizon))
+        return min(self._config.num_envs, ceil(longest / self._manner.horizon))
 
-    def _roll(self, dynamics: Dynamics, belief: Tensor, generators: Generators) -> list[Trajectory]:
-        return rollout(
-            self._policy,
-            dynamics,
-            belief,
-            horizon=self._horizon,
-            latent_per=self._config.latent_per,
-            actions=self._config.actions,
-            generators=generators,
-        )
+    def _places(self) -> int:
+        """How many collections are at work at once."""
+        return max(1, self._config.batch_envs // self._lanes())
 
 
 @dataclass
-class _Gathered:
-    """What one collection has seen, labelled by the policy's decoder as far as it was needed."""
+class _Collection:
+    """One assignment at work: what it has seen, labelled by the policy's decoder where needed."""
 
     policy: AdaptivePolicy
     layout: RowLayout
@@ -185,6 +209,26 @@ class _Gathered:
     trajectories: list[Trajectory] = field(default_factory=list)
     rows: list[Rows] = field(default_factory=list)  # of the first trajectories, with labels
     env_steps: int = 0
+    prior_env_steps: int | None = None  # taken on the prior; None as long as that goes on
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether enough was gathered, on the prior and on the posterior."""
+        on_prior = self.env_steps if self.prior_env_steps is None else self.prior_env_steps
+        return (
+            on_prior >= self.config.prior_env_steps
+            and self.env_steps - on_prior >= self.config.posterior_env_steps
+        )
+
+    def next_belief(self, num_envs: int) -> Tensor:
+        """What the next episode of each of its environments acts on."""
+        if self.prior_env_steps is None:
+            if self.env_steps < self.config.prior_env_steps:
+                return self.policy.prior(num_envs)
+            self.prior_env_steps = self.env_steps
+            # The very first trajectory of this part explores on the prior, as the authors' does.
+            return self._belief(num_envs, 1)
+        return self._belief(num_envs, 0)
 
     def add(self, trajectories: list[Trajectory]) -> None:
         """Takes in another round of trajectories, less what only a true reward could read.
@@ -200,7 +244,7 @@ class _Gathered:
         self.trajectories += gathered
         self.env_steps += sum(len(trajectory) for trajectory in gathered)
 
-    def belief(self, num_envs: int, num_prior: int) -> Tensor:
+    def _belief(self, num_envs: int, num_prior: int) -> Tensor:
         """The prior for the first `num_prior` environments, the posterior for the others.
 
         Each environment infers its posterior from a draw of its own out of everything gathered; as

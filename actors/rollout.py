@@ -6,10 +6,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from causeway.actors.tasks.family import Dynamics, Step
+from causeway.actors.tasks.family import Dynamics, Starts, Step
 from causeway.datasets.batches import Trajectory
 from causeway.datasets.policy import AdaptivePolicy
 
@@ -37,7 +37,7 @@ def run_episodes(
     act: Callable[[Float32[np.ndarray, "N O"]], Float32[np.ndarray, "N A"]],
     *,
     horizon: int,
-    generator: np.random.Generator,
+    generator: Starts,
 ) -> list[Trajectory]:
     """One episode in every environment, each up to its own end.
 
@@ -45,19 +45,32 @@ def run_episodes(
         dynamics: the environments; they are reset first.
         act: the actions for the observations; they are clipped to [-1, 1].
         horizon: environment steps by which the dynamics must have ended every episode.
-        generator: for the environments' starts.
+        generator: for the environments' starts; one, or one for each.
 
     Returns:
         One trajectory per environment. One whose simulation diverged is truncated at the step
         before; if that was its first step, its trajectory is empty.
     """
+    return run_while(
+        dynamics, lambda observation, _: act(observation), horizon=horizon, generator=generator
+    )
+
+
+def run_while(
+    dynamics: Dynamics,
+    act: Callable[[Float32[np.ndarray, "N O"], Bool[np.ndarray, "N"]], Float32[np.ndarray, "N A"]],
+    *,
+    horizon: int,
+    generator: Starts,
+) -> list[Trajectory]:
+    """As `run_episodes`; `act` is told which environments are still running, too."""
     observation = dynamics.reset(generator)
     observations, actions, steps = [observation], [], []
     running = np.ones(dynamics.num_envs, bool)
     lengths = np.zeros(dynamics.num_envs, int)
     cut_short = np.zeros(dynamics.num_envs, bool)
     for _ in range(horizon):
-        action = _checked(act(observation))
+        action = _checked(act(observation, running))
         step = dynamics.step(action)
         observation = step.next_observation
         observations.append(observation)
@@ -66,7 +79,7 @@ def run_episodes(
         if step.diverged is not None:
             cut_short |= running & step.diverged
         lengths += running & ~cut_short
-        running &= ~step.ended
+        running = running & ~step.ended
         if not running.any():
             trajectories = _cut(np.stack(observations), np.stack(actions), steps, lengths)
             for env in np.flatnonzero(cut_short):

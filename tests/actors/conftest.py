@@ -12,6 +12,7 @@ CHECKED = (
     "mujoco_process",
     "robots",
     "rollout",
+    "side_by_side",
     "simulator",
     "summary",
     "tasks",
