@@ -66,5 +66,9 @@ class Algorithm(Protocol):
         ...
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What Adam steps, with each group's learning rate; a frozen module's gradient is None."""
+        """What Adam steps; a frozen module's gradient is None.
+
+        Each group holds `params`, its learning rate `lr`, and where that decays `half_life`: the
+        updates in which it halves, smoothly; None or absent keeps it.
+        """
         ...

@@ -62,6 +62,7 @@ class SmacConfig:
     context_learning_rate: float = (
         3e-4  # of Adam, for encoder and decoder; the authors' is the same
     )
+    context_half_life: int | None = None  # updates in which that rate halves; ours, None keeps it
     discount: float = 0.99
     polyak_rate: float = 0.005  # of the target critics, per update
     reward_scale: float = 5.0  # for the critics alone: the decoder sees unscaled rewards
@@ -90,6 +91,11 @@ class SmacConfig:
         for name in ("kl_weight", "reparameterised_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"SmacConfig.{name} must be >= 0, got {getattr(self, name)}")
+        if self.context_half_life is not None and self.context_half_life < 1:
+            raise ValueError(
+                "SmacConfig.context_half_life must be at least 1 update, or null for a rate that "
+                f"stays as it is, got {self.context_half_life}"
+            )
         if not 0.0 <= self.discount < 1.0:
             raise ValueError(
                 f"SmacConfig.discount must lie in [0, 1), got {self.discount}: "
@@ -350,7 +356,11 @@ class Smac:
         context = [*self.encoder.parameters(), *self.decoder.parameters()]
         control = [*self.critics.parameters(), *self.actor.parameters()]
         return [
-            {"params": context, "lr": self.config.context_learning_rate},
+            {
+                "params": context,
+                "lr": self.config.context_learning_rate,
+                "half_life": self.config.context_half_life,
+            },
             {"params": control, "lr": self.config.learning_rate},
         ]
 

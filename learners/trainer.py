@@ -67,7 +67,9 @@ class Trainer:
         self.device = config.torch_device()
         for module in algorithm.modules().values():
             module.to(self.device)
-        self.optimiser = torch.optim.Adam(algorithm.parameter_groups(), fused=True)
+        groups = algorithm.parameter_groups()
+        self._rates = [(group["lr"], group.pop("half_life", None)) for group in groups]
+        self.optimiser = torch.optim.Adam(groups, fused=True)
         self._seed = seed
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.stage = algorithm.stages()[0]
@@ -87,6 +89,7 @@ class Trainer:
         with self._autocast():
             losses = self.algorithm.losses(batch, self.stage, self.generator)
         self.optimiser.zero_grad(set_to_none=True)
+        self._decay_rates()
         torch.stack(list(losses.minimised.values())).sum().backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self.algorithm.after_update(self.stage)
@@ -154,6 +157,12 @@ class Trainer:
             self.generator.manual_seed(self._seed + self.updates)
         self._divergence = None
         self.enter(stage)
+
+    def _decay_rates(self) -> None:
+        """Halves the rate of each group that has a half-life once in so many updates, smoothly."""
+        for group, (rate, half_life) in zip(self.optimiser.param_groups, self._rates, strict=True):
+            if half_life is not None:
+                group["lr"] = rate * 0.5 ** (self.updates / half_life)
 
     def _model_tensors(self) -> dict[str, Tensor]:
         """Every network's own tensors, not copies, by module and name."""

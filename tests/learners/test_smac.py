@@ -502,6 +502,7 @@ def test_the_critics_of_an_ensemble_differ_from_the_start():
         {"latent_dim": 0},
         {"learning_rate": 0.0},
         {"context_learning_rate": -1e-3},
+        {"context_half_life": 0},
         {"reward_scale": 0.0},
         {"temperature": float("nan")},
         {"max_weight": 0.0},

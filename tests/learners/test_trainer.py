@@ -207,6 +207,27 @@ def test_a_new_learning_rate_holds_after_resuming():
     assert [group["lr"] for group in resumed.optimiser.param_groups] == [3e-4, 0.5]
 
 
+def test_a_rate_with_a_half_life_halves_in_it_and_the_others_stay():
+    trainer = make_trainer(make_smac(context_half_life=4, context_learning_rate=1e-3))
+    for expected in (1.0, 0.5**0.25, 0.5**0.5, 0.5**0.75, 0.5):
+        trainer.update(make_batch())
+        context, control = (group["lr"] for group in trainer.optimiser.param_groups)
+        assert context == pytest.approx(1e-3 * expected, rel=1e-12)
+        assert control == 3e-4
+
+
+def test_a_resumed_rate_has_decayed_as_far_as_the_uninterrupted_one():
+    trainer, resumed = (make_trainer(make_smac(context_half_life=2)) for _ in range(2))
+    trainer.run_block(make_block(updates=3))
+    resumed.load_state(*trainer.state())
+    for each in (trainer, resumed):
+        each.run_block(make_block(updates=2))
+    rates = [[group["lr"] for group in each.optimiser.param_groups] for each in (trainer, resumed)]
+    assert rates[0] == rates[1]
+    ours, expected = (parameters_of(each.algorithm) for each in (resumed, trainer))
+    assert all(torch.equal(ours[name], value) for name, value in expected.items())
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without CUDA")
 def test_cuda_where_there_is_none_is_refused_with_what_to_do():
     with pytest.raises(
