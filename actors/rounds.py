@@ -8,26 +8,15 @@ taken up again after any of them.
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from causeway.actors.tasks.family import Dynamics, Family, Step, Task
+from causeway.actors.tasks.family import Dynamics, Family, RestartableDynamics, Step, Task
 from causeway.datasets.batches import RowLayout
 
 Act = Callable[[Float32[np.ndarray, "N O"]], Float32[np.ndarray, "N A"]]
-
-
-@runtime_checkable
-class RestartingDynamics(Dynamics, Protocol):
-    """Dynamics whose environments can be started again one by one."""
-
-    def restart(
-        self, ended: Bool[np.ndarray, "N"], generators: np.random.Generator
-    ) -> Float32[np.ndarray, "N O"]:
-        """Starts the marked environments; gives the observations of all."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +84,7 @@ class RoundPlayer:
             steps.append(step)
             observation = step.next_observation
             is_last = index == self._family.horizon - 1
-            if not is_last and step.ended.any() and isinstance(self._dynamics, RestartingDynamics):
+            if not is_last and step.ended.any() and isinstance(self._dynamics, RestartableDynamics):
                 observation = self._dynamics.restart(step.ended, generator)
         return self._cut(np.stack(observations, 1), np.stack(actions, 1), steps)
 
@@ -112,7 +101,7 @@ class RoundPlayer:
         rows = np.concatenate([np.asarray(c, np.float32) for c in columns], axis=-1)
         ended = terminated | truncated | diverged
         truncated_column = rows.shape[-1] - measurement.shape[-1] - 1
-        restarts = isinstance(self._dynamics, RestartingDynamics)
+        restarts = isinstance(self._dynamics, RestartableDynamics)
         pieces, task, length, whole = [], [], [], []
         for env, place in enumerate(self._places):
             for begin, end in _spans(ended[env], restarts):

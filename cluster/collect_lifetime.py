@@ -97,6 +97,7 @@ def collect_lifetime(
             f"{place} must not hold a data set yet, but {MANIFEST_NAME} is there: choose another "
             "folder or ask to overwrite it"
         )
+    torch.set_num_threads(config.lifetime.learner_threads)
     folder = agent if agent is not None else _beside(place)
     lifetime = Lifetime(config.lifetime, folder)
     with _players(lifetime, workers) as play:

@@ -52,13 +52,14 @@ class LifetimeConfig:
     batch_transitions: int = 16  # of each task
     own_share: float = 0.5  # of these, gathered in the task; the others are rewarded anew for it
     evaluate_every: int = 10  # rounds between two deterministic ones, for the learning curve
-    simulator_threads: int = 1
+    simulator_threads: int = 1  # of each group of environments
+    learner_threads: int = 1  # of torch
     agent: ConditionedSacConfig = field(default_factory=ConditionedSacConfig)
 
     def __post_init__(self) -> None:
         for name in ("rounds", "updates_per_round", "batch_tasks", "batch_transitions"):
             self._check_at_least(name, 1)
-        for name in ("random_rounds", "evaluate_every", "simulator_threads"):
+        for name in ("random_rounds", "evaluate_every", "simulator_threads", "learner_threads"):
             self._check_at_least(name, 1)
         self._check_at_least("seed", 0)
         if self.envs_per_task is not None:

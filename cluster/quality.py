@@ -99,7 +99,8 @@ def choose(
     count = max(1, int(cut.transitions / steps.mean()))
     while steps[places := _spread(len(steps), count)].sum() < cut.transitions:
         count += 1
-    return candidates[places]
+    chosen: np.ndarray = candidates[places]
+    return chosen
 
 
 def _spread(size: int, count: int) -> Int64[np.ndarray, "C"]:
