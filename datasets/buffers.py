@@ -17,8 +17,6 @@ from causeway.datasets.store import DatasetStore
 from causeway.datasets.streaming import RowFile, StreamedRows
 from causeway.datasets.task_buffer import TaskBuffer
 
-POSITION_BYTES = 8  # a stream notes the position of each row of its pool
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenBuffers:
@@ -137,7 +135,7 @@ def _streamed(
 
 def _group_rows(num_tasks: int, width: int, config: SamplerConfig, horizon: int) -> int:
     """Rows of a group, such that all pools, and a group being read for each, keep the budget."""
-    row_bytes = width * ROW_DTYPE.itemsize + POSITION_BYTES
+    row_bytes = width * ROW_DTYPE.itemsize
     num_groups = num_tasks * (config.pool_row_groups + 1)
     allowed = min(config.row_group_rows, config.memory_budget_bytes // (num_groups * row_bytes))
     per_draw = config.context_per_task + config.transitions_per_task

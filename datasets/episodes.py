@@ -1,4 +1,4 @@
-"""Where whole episodes lie among rows, and how rows of a few of them are drawn.
+"""Where whole episodes lie among rows.
 
 Rows are in the order of their episodes, and an episode's last row is flagged terminated or
 truncated. Rows behind the last flag are of an episode that has not ended: it counts once it has.
@@ -7,7 +7,6 @@ An episode that ends without a flag cannot be told from the next one, and counts
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -15,13 +14,6 @@ from jaxtyping import Float32, Int64
 NUM_FLAGS = 2  # terminated and truncated, the last columns of a row
 
 Bounds = Int64[np.ndarray, "b"]  # positions, in order, between which whole episodes lie
-
-
-class DrawnRows(NamedTuple):
-    """Rows that were drawn, by position."""
-
-    positions: Int64[np.ndarray, "count"]  # in random order
-    distinct: Int64[np.ndarray, "d"]  # in rising order, each once
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,32 +43,9 @@ class Episodes:
         """The same episodes, where `offset` rows come before theirs."""
         return Episodes(self.begin + offset, self.end + offset)
 
-    def choose(self, generator: np.random.Generator, count: int) -> "Episodes":
-        """`count` different episodes, each as likely as any other; all, if there are no more."""
-        if count >= len(self):
-            return self
-        chosen = generator.choice(len(self), count, replace=False, shuffle=False)
-        chosen.sort()
-        return Episodes(self.begin[chosen], self.end[chosen])
-
-    def draw_rows(self, generator: np.random.Generator, count: int) -> DrawnRows:
-        """Draws rows of the episodes, which must be in the order of their positions.
-
-        The rows are distinct if there are enough; if not, each is taken, and the rest are drawn
-        again from the same.
-        """
-        length = self.end - self.begin
-        behind = length.cumsum()  # where each episode ends, were they put one after the other
-        offset = self.end - behind
-        total = int(behind[-1])
-        if count < total:
-            drawn = generator.choice(total, count, replace=False, shuffle=False)
-            drawn.sort()  # so that the search below is fast, and its outcome in order
-            distinct = drawn + offset[behind.searchsorted(drawn, side="right")]
-            return DrawnRows(generator.permutation(distinct), distinct)
-        distinct = np.arange(total) + np.repeat(offset, length)
-        again = generator.choice(distinct, count - total, replace=count > 2 * total)
-        return DrawnRows(generator.permutation(np.concatenate([distinct, again])), distinct)
+    def at(self, numbers: Int64[np.ndarray, "c"]) -> "Episodes":
+        """Some of them, by their number."""
+        return Episodes(self.begin[numbers], self.end[numbers])
 
 
 def find_ends(rows: Float32[np.ndarray, "n W"]) -> Int64[np.ndarray, "e"]:

@@ -4,7 +4,7 @@ A mapped gather is the fastest there is while the file lies in the page cache. L
 streamed, see `streaming`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Protocol, cast
 
@@ -17,7 +17,7 @@ ROW_DTYPE = np.dtype("<f4")  # of a row's columns, in memory and in row files
 
 
 class RowSource(Protocol):
-    """A task's rows, drawn uniformly."""
+    """A task's rows, of which some are within reach at a time."""
 
     @property
     def num_rows(self) -> int:
@@ -54,16 +54,6 @@ class RowSource(Protocol):
         """Notes that `count` rows were taken; others may be within reach from now on."""
         ...
 
-    def draw_into(
-        self, generator: np.random.Generator, *parts: Float32[np.ndarray, "count W"]
-    ) -> None:
-        """Fills the parts with rows in random order, and advances.
-
-        No row comes twice in the parts together if the source holds enough rows; if it does not,
-        all are drawn with replacement.
-        """
-        ...
-
     def state_dict(self) -> dict[str, Any]:
         """What a continuation needs beyond the generator, in JSON's types."""
         ...
@@ -73,60 +63,9 @@ class RowSource(Protocol):
         ...
 
 
-def draw_positions(
-    generator: np.random.Generator, num_rows: int, count: int
-) -> Int64[np.ndarray, "count"]:
-    """`count` positions in [0, num_rows), distinct if there are enough, in random order."""
-    if num_rows < 1:
-        raise ValueError("a row source must hold at least one row to draw from, this one is empty")
-    return generator.choice(num_rows, count, replace=count > num_rows)
-
-
-def draw_others(
-    generator: np.random.Generator, num_rows: int, count: int, taken: Int64[np.ndarray, "t"]
-) -> Int64[np.ndarray, "count"]:
-    """`count` positions in [0, num_rows), none of them taken and all distinct if there are enough.
-
-    If there are not, it is as if none were taken. The order is not random: permute it.
-
-    Args:
-        generator: the only source of chance.
-        num_rows: of all positions, taken or free.
-        count: how many to draw.
-        taken: distinct positions in rising order.
-    """
-    num_free = num_rows - len(taken)
-    if count > num_free:
-        return draw_positions(generator, num_rows, count)
-    drawn = generator.choice(num_free, count, replace=False, shuffle=False)
-    drawn.sort()  # so that the search below is fast
-    # These count the free positions only: taken[i] - i free ones come before the i-th taken one,
-    # and all behind them move on by it.
-    drawn += (taken - np.arange(len(taken))).searchsorted(drawn, side="right")
-    return drawn
-
-
-def gather(
-    rows: Float32[np.ndarray, "n W"],
-    positions: Int64[np.ndarray, "count"],
-    parts: Sequence[Float32[np.ndarray, "part W"]],
-) -> None:
-    """Fills the parts, one after the other, with the rows at the positions."""
-    start = 0
-    for part in parts:
-        # The positions are valid; "clip" only spares numpy a copy that "raise" would make.
-        rows.take(positions[start : start + len(part)], axis=0, out=part, mode="clip")
-        start += len(part)
-
-
 def generator_state(generator: np.random.Generator) -> dict[str, Any]:
     """The generator's state in JSON's types (its integers have up to 128 bits)."""
     return cast(dict[str, Any], generator.bit_generator.state)
-
-
-def total_rows(parts: Sequence[Float32[np.ndarray, "part W"]]) -> int:
-    """How many rows several parts have together."""
-    return sum(len(part) for part in parts)
 
 
 class MappedRows:
@@ -169,16 +108,11 @@ class MappedRows:
         self, positions: Int64[np.ndarray, "count"], into: Float32[np.ndarray, "count W"]
     ) -> None:
         """Fills an array with the rows at the positions."""
-        gather(self._rows, positions, [into])
+        # The positions are valid; "clip" only spares numpy a copy that "raise" would make.
+        self._rows.take(positions, axis=0, out=into, mode="clip")
 
     def advance(self, count: int) -> None:
         """Changes nothing: all rows stay within reach."""
-
-    def draw_into(
-        self, generator: np.random.Generator, *parts: Float32[np.ndarray, "count W"]
-    ) -> None:
-        """Fills the parts with rows in random order, distinct across them if there are enough."""
-        gather(self._rows, draw_positions(generator, self.num_rows, total_rows(parts)), parts)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: a draw depends on the generator alone."""

@@ -3,7 +3,7 @@
 Whatever is drawn depends on the seed and on the rows, never on global random state.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,8 +11,13 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from causeway.datasets.batches import MetaBlock
+from causeway.datasets.draws import Positions, draw_contexts, draw_rows
+from causeway.datasets.memory import RecycledMemory
+from causeway.datasets.reach import Reach
 from causeway.datasets.rows import ROW_DTYPE, generator_state
 from causeway.datasets.task_buffer import TaskBuffer
+
+PLACES_AT_ONCE = 64  # more of them spare no more of numpy's overhead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +89,7 @@ class MetaSampler:
     transition is in both; a buffer with fewer rows than that is drawn from twice, independently.
 
     With `context_episodes`, a context is instead of that many whole episodes, as at adaptation it
-    is of one exploration; see `TaskBuffer.draw_episodes_into`.
+    is of one exploration; see `draw_contexts`.
 
     Args:
         buffers: by task id; they may grow while the sampler is in use.
@@ -99,6 +104,11 @@ class MetaSampler:
         self._width = next(iter(self._buffers.values())).width
         self._config = config
         self._generator = np.random.Generator(np.random.PCG64(seed))
+        self._memory = RecycledMemory()
+        # A stream moves on once a meta-batch is drawn; where all rows are there, it may be several.
+        is_streamed = any(b.offline.num_reachable < b.offline.num_rows for b in buffers.values())
+        per_batch = config.tasks_per_batch
+        self._places_at_once = per_batch if is_streamed else max(per_batch, PLACES_AT_ONCE)
 
     @property
     def online_share(self) -> float:
@@ -110,11 +120,21 @@ class MetaSampler:
         """The meta-batches of the next `updates` updates."""
         config = self._config
         task = self._draw_tasks(updates)
-        shape = task.shape
-        context = np.empty((*shape, config.context_per_task, self._width), ROW_DTYPE)
-        transitions = np.empty((*shape, config.transitions_per_task, self._width), ROW_DTYPE)
-        for place in np.ndindex(shape):
-            self._fill(self._buffers[int(task[place])], context[place], transitions[place])
+        context, transitions = self._memory.arrays(
+            [
+                (*task.shape, config.context_per_task, self._width),
+                (*task.shape, config.transitions_per_task, self._width),
+            ],
+            ROW_DTYPE,
+        )
+        places, at_once = task.ravel(), self._places_at_once
+        for begin in range(0, len(places), at_once):
+            part = slice(begin, begin + at_once)
+            self._fill(
+                places[part],
+                context.reshape(-1, *context.shape[2:])[part],
+                transitions.reshape(-1, *transitions.shape[2:])[part],
+            )
         return MetaBlock(task=task, context=context, transitions=transitions)
 
     def state_dict(self) -> dict[str, Any]:
@@ -145,27 +165,64 @@ class MetaSampler:
     def _draw_tasks(self, updates: int) -> Int64[np.ndarray, "U N"]:
         per_batch = self._config.tasks_per_batch
         if not self._config.distinct_tasks:
-            return self._generator.choice(self._tasks, (updates, per_batch))
+            return self._tasks[
+                self._generator.integers(len(self._tasks), size=(updates, per_batch))
+            ]
         every = np.tile(self._tasks, (updates, 1))
         return self._generator.permuted(every, axis=1)[:, :per_batch].copy()
 
     def _fill(
         self,
-        buffer: TaskBuffer,
-        context: Float32[np.ndarray, "K W"],
-        transitions: Float32[np.ndarray, "B W"],
+        task: Int64[np.ndarray, "P"],
+        context: Float32[np.ndarray, "P K W"],
+        transitions: Float32[np.ndarray, "P B W"],
     ) -> None:
+        reaches = [self._buffers[each].reach() for each in task.tolist()]
+        choose = (
+            self._choose_rows if self._config.context_episodes is None else self._choose_episodes
+        )
+        in_context, others = choose(reaches)
+        for place, reach in enumerate(reaches):
+            reach.gather(in_context[place], context[place])
+            reach.gather(others[place], transitions[place])
+        for reach in reaches:  # last: a task may be there twice, and positions hold until then
+            reach.advance()
+
+    def _choose_rows(self, reaches: Sequence[Reach]) -> tuple[Positions, Positions]:
+        """The positions of contexts of any rows, and of the transitions."""
         generator, share = self._generator, self._config.online_share
-        num_episodes = self._config.context_episodes
-        if num_episodes is not None:
-            buffer.draw_episodes_into(
-                generator, context, transitions, num_episodes=num_episodes, online_share=share
-            )
-        elif buffer.num_distinct_rows(share) >= len(context) + len(transitions):
-            buffer.draw_into(generator, context, transitions, online_share=share)
-        else:
-            buffer.draw_into(generator, context, online_share=share)
-            buffer.draw_into(generator, transitions, online_share=share)
+        context, transitions = self._config.context_per_task, self._config.transitions_per_task
+        enough = [reach.num_distinct(share) >= context + transitions for reach in reaches]
+        if all(enough):
+            positions = draw_rows(generator, reaches, context + transitions, online_share=share)
+            return positions[:, :context], positions[:, context:]
+        if any(enough):
+            apart = [self._choose_rows([reach]) for reach in reaches]
+            return np.concatenate([c for c, _ in apart]), np.concatenate([t for _, t in apart])
+        return (
+            draw_rows(generator, reaches, context, online_share=share),
+            draw_rows(generator, reaches, transitions, online_share=share),
+        )
+
+    def _choose_episodes(self, reaches: Sequence[Reach]) -> tuple[Positions, Positions]:
+        """The positions of contexts of whole episodes, and of the transitions."""
+        config = self._config
+        assert config.context_episodes is not None
+        context = draw_contexts(
+            self._generator,
+            reaches,
+            config.context_per_task,
+            num_episodes=config.context_episodes,
+            online_share=config.online_share,
+        )
+        transitions = draw_rows(
+            self._generator,
+            reaches,
+            config.transitions_per_task,
+            online_share=config.online_share,
+            taken=context,
+        )
+        return context, transitions
 
 
 def _check_buffers(buffers: Mapping[int, TaskBuffer], config: SamplerConfig) -> None:

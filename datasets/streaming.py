@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from causeway.datasets.episodes import NUM_FLAGS, Bounds, Episodes, find_bounds, find_ends
-from causeway.datasets.rows import ROW_DTYPE, draw_positions, gather, generator_state, total_rows
+from causeway.datasets.rows import ROW_DTYPE, generator_state
 
 
 class RowFile:
@@ -145,15 +145,15 @@ class StreamedRows:
         self._order = GroupOrder(file.num_groups, seed)
         self._draws_per_group = max(1, round(reuse * file.group_rows))
         self._drawn = 0  # rows, since a group last gave way
-        num_slots = min(pool_row_groups, file.num_groups)
+        # One slot is read into while rows are drawn from the others. The oldest group is in the
+        # slot behind it, around the end: that one is read into next.
+        num_slots = min(pool_row_groups + 1, file.num_groups)
+        self._spare = num_slots - 1 if num_slots > pool_row_groups else None
         self._pool = np.empty((num_slots, file.group_rows, file.width), ROW_DTYPE)
-        self._spare = np.empty((file.group_rows, file.width), ROW_DTYPE)
+        self._rows = self._pool.reshape(-1, file.width)
         self._groups: list[int] = []  # by slot
-        self._bounds: list[Bounds] = []  # of the episodes in a group, by slot
         for _ in range(num_slots):
             self._groups.append(self._order.next(excluded=self._groups))
-        self._oldest = 0  # the slot whose group goes next
-        self._upcoming = self._choose_upcoming()
         self._load()
 
     @property
@@ -169,7 +169,7 @@ class StreamedRows:
     @property
     def num_reachable(self) -> int:
         """How many rows the pool holds now: the most distinct ones that one draw can give."""
-        return len(self._positions)
+        return self._num_reachable
 
     @property
     def episodes(self) -> Episodes:
@@ -179,7 +179,7 @@ class StreamedRows:
     @property
     def num_episodes(self) -> int:
         """How many episodes the file holds, if all of it is like the pool."""
-        ends = sum(np.count_nonzero(bounds) for bounds in self._bounds)  # a 0 is no end
+        ends = sum(np.count_nonzero(bounds) for bounds in self._bounds.values())  # a 0 is no end
         return round(ends * self.num_rows / self.num_reachable)
 
     @property
@@ -187,34 +187,28 @@ class StreamedRows:
         """The share of the file's row groups that have been in the pool or are about to be."""
         return self._order.coverage
 
-    def draw_into(
-        self, generator: np.random.Generator, *parts: Float32[np.ndarray, "count W"]
-    ) -> None:
-        """Fills the parts with rows of the pool, distinct across them if it holds enough."""
-        chosen = draw_positions(generator, self.num_reachable, total_rows(parts))
-        gather(self._pool.reshape(-1, self.width), self._positions[chosen], parts)
-        self.advance(len(chosen))
-
     def take_into(
         self, positions: Int64[np.ndarray, "count"], into: Float32[np.ndarray, "count W"]
     ) -> None:
         """Fills an array with the rows of the pool at the positions."""
-        gather(self._pool.reshape(-1, self.width), self._positions[positions], [into])
+        rows = positions
+        for behind, length in self._gaps:
+            rows = rows + length * (positions >= behind)
+        self._rows.take(rows, axis=0, out=into, mode="clip")  # as for mapped rows
 
     def advance(self, count: int) -> None:
         """Replaces the oldest group, once as many rows were drawn as it is there for."""
         self._drawn += count
-        while self._upcoming is not None and self._drawn >= self._draws_per_group:
+        while self._spare is not None and self._drawn >= self._draws_per_group:
             self._drawn -= self._draws_per_group
-            self._replace_oldest(self._upcoming)
+            self._replace_oldest(self._spare)
 
     def state_dict(self) -> dict[str, Any]:
         """The stream's position: what is in the pool, what comes next, and the order beyond."""
         return {
             "order": self._order.state_dict(),
             "groups": list(self._groups),
-            "oldest": self._oldest,
-            "upcoming": self._upcoming,
+            "spare": self._spare,
             "drawn": self._drawn,
         }
 
@@ -230,8 +224,7 @@ class StreamedRows:
         self._finish_reading()
         self._order.load_state_dict(state["order"])
         self._groups = groups
-        self._oldest = state["oldest"]
-        self._upcoming = state["upcoming"]
+        self._spare = state["spare"]
         self._drawn = state["drawn"]
         self._load()
 
@@ -242,54 +235,50 @@ class StreamedRows:
 
     def _load(self) -> None:
         """Fills the pool with its groups and starts to read ahead."""
-        self._bounds = [
-            self._fetch(group, self._pool[slot]) for slot, group in enumerate(self._groups)
-        ]
+        self._bounds = {
+            slot: self._fetch(slot) for slot in range(len(self._groups)) if slot != self._spare
+        }
         self._index()
         self._read_ahead()
 
     def _finish_reading(self) -> None:
-        """Waits until the spare array is no longer written to; whatever was read is dropped."""
-        if self._upcoming is not None:
+        """Waits until no slot is written to any more; whatever was read is dropped."""
+        if self._spare is not None:
             wait([self._pending])
-            self._upcoming = None
 
-    def _replace_oldest(self, upcoming: int) -> None:
-        self._bounds[self._oldest] = self._pending.result()
-        self._pool[self._oldest] = self._spare
-        self._groups[self._oldest] = upcoming
-        self._oldest = (self._oldest + 1) % len(self._groups)
+    def _replace_oldest(self, spare: int) -> None:
+        """The group that was read ahead is drawn from, and the oldest group's slot is read into."""
+        self._bounds[spare] = self._pending.result()
+        self._spare = (spare + 1) % len(self._groups)
+        del self._bounds[self._spare]
+        # A group is never in the pool twice, or one draw could give a row twice.
+        staying = [group for slot, group in enumerate(self._groups) if slot != self._spare]
+        self._groups[self._spare] = self._order.next(excluded=staying)
         self._index()
-        self._upcoming = self._choose_upcoming()
         self._read_ahead()
 
-    def _choose_upcoming(self) -> int | None:
-        """The group that follows the oldest one, None if the pool holds the whole file."""
-        if len(self._groups) == self._file.num_groups:
-            return None
-        # A group is never in the pool twice, or one draw could give a row twice.
-        staying = [group for slot, group in enumerate(self._groups) if slot != self._oldest]
-        return self._order.next(excluded=staying)
-
     def _read_ahead(self) -> None:
-        if self._upcoming is not None:
-            self._pending: Future[Bounds] = self._reader.submit(
-                self._fetch, self._upcoming, self._spare
-            )
+        if self._spare is not None:
+            self._pending: Future[Bounds] = self._reader.submit(self._fetch, self._spare)
 
-    def _fetch(self, group: int, into: Float32[np.ndarray, "g W"]) -> Bounds:
-        """Reads a group; gives the bounds of the episodes within it."""
-        self._file.read(group, into)
+    def _fetch(self, slot: int) -> Bounds:
+        """Reads a slot's group into it; gives the bounds of the episodes within the group."""
+        group = self._groups[slot]
+        self._file.read(group, self._pool[slot])
         begins_episode = self._file.begins_episode(group)
-        return find_bounds(into[: self._file.rows_in(group)], begins_episode=begins_episode)
+        rows = self._pool[slot, : self._file.rows_in(group)]
+        return find_bounds(rows, begins_episode=begins_episode)
 
     def _index(self) -> None:
-        """Notes where in the pool rows are (the file's last group may be short), and episodes."""
-        positions, episodes, offset = [], [], 0
-        for slot, (group, bounds) in enumerate(zip(self._groups, self._bounds, strict=True)):
-            start, length = slot * self._file.group_rows, self._file.rows_in(group)
-            positions.append(np.arange(start, start + length))
-            episodes.append(Episodes.between(bounds).shifted(offset))
+        """Notes where in the pool are no rows that can be drawn, and where episodes are."""
+        episodes, offset = [], 0
+        self._gaps: list[tuple[int, int]] = []  # the position behind it, and its length in rows
+        for slot, group in enumerate(self._groups):
+            length = self._file.rows_in(group) if slot != self._spare else 0
+            if slot != self._spare:
+                episodes.append(Episodes.between(self._bounds[slot]).shifted(offset))
             offset += length
-        self._positions = np.concatenate(positions)
+            if length < self._file.group_rows:  # the spare slot, or the file's last group
+                self._gaps.append((offset, self._file.group_rows - length))
+        self._num_reachable = offset
         self._episodes = Episodes.concatenate(episodes)

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from causeway.datasets.buffers import open_buffers
 from causeway.datasets.cache import RowCache
+from causeway.datasets.draws import draw_free
 from causeway.datasets.episodes import find_bounds, find_ends
 from causeway.datasets.faults import DatasetError
-from causeway.datasets.rows import MappedRows, draw_others
+from causeway.datasets.rows import MappedRows
 from causeway.datasets.sampler import MetaSampler, SamplerConfig
 from causeway.datasets.store import DatasetStore
 from causeway.datasets.streaming import RowFile, StreamedRows
@@ -208,7 +209,7 @@ def test_contexts_are_of_whole_episodes_and_transitions_are_never_in_them(
 @settings(derandomize=True, deadline=None, max_examples=150)
 def test_other_positions_are_free_and_distinct_if_there_are_enough(seed, num_rows, count, data):
     taken = np.array(sorted(data.draw(st.sets(st.integers(0, num_rows - 1)))), np.int64)
-    drawn = draw_others(np.random.default_rng(seed), num_rows, count, taken)
+    drawn = draw_free(np.random.default_rng(seed), num_rows, count, taken)
     assert len(drawn) == count
     assert set(drawn.tolist()) <= set(range(num_rows))
     if count <= num_rows - len(taken):
@@ -217,7 +218,7 @@ def test_other_positions_are_free_and_distinct_if_there_are_enough(seed, num_row
 
 def test_other_positions_are_uniform_over_the_free_ones():
     generator, taken = np.random.default_rng(0), np.array([0, 1, 5, 9])
-    drawn = np.concatenate([draw_others(generator, 10, 2, taken) for _ in range(6000)])
+    drawn = np.concatenate([draw_free(generator, 10, 2, taken) for _ in range(6000)])
     counts = np.bincount(drawn, minlength=10)
     assert (counts[taken] == 0).all()
     np.testing.assert_allclose(np.delete(counts, taken) / 12000, 1 / 6, atol=0.012)

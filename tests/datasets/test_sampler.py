@@ -52,9 +52,7 @@ def streamed(tmp_path, reader, *, num_rows, group_rows=10, pool=3, reuse=2.0, se
 
 
 def draw(source, generator, count):
-    rows = np.empty((count, WIDTH), np.float32)
-    source.draw_into(generator, rows)
-    return rows
+    return TaskBuffer(source).draw(generator, count)
 
 
 def test_equal_seeds_give_bit_equal_blocks_whatever_the_global_random_state():
