@@ -168,11 +168,11 @@ class MetaBlock:
         return len(self.task)
 
     def meta_batch(self, update: int, layout: RowLayout, device: torch.device) -> MetaBatch:
-        """The meta-batch of one update, copied to the device."""
+        """The meta-batch of one update on the device; a part of the block itself if it is there."""
         return MetaBatch(
-            task=torch.tensor(self.task[update], device=device),
-            context=layout.context(torch.tensor(self.context[update], device=device)),
-            transitions=layout.transitions(torch.tensor(self.transitions[update], device=device)),
+            task=_to_tensor(self.task[update], device),
+            context=layout.context(_to_tensor(self.context[update], device)),
+            transitions=layout.transitions(_to_tensor(self.transitions[update], device)),
         )
 
     @classmethod
@@ -181,3 +181,10 @@ class MetaBlock:
         return cls(
             **{f.name: np.concatenate([getattr(b, f.name) for b in blocks]) for f in fields(cls)}
         )
+
+
+def _to_tensor(array: Shaped[np.ndarray, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
+    """The array on the device: as it is where it can be, as a copy where it is read-only."""
+    if device.type == "cpu" and array.flags.writeable:
+        return torch.from_numpy(array)
+    return torch.tensor(array, device=device)
