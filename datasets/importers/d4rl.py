@@ -11,7 +11,9 @@ it, and the last row of an episode has none: what stands behind it is another ep
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
+import h5py
 import numpy as np
 from jaxtyping import Int64
 
@@ -22,8 +24,9 @@ from causeway.datasets.importers.foreign import (
     Notes,
     ReadOptions,
     count,
+    refused,
 )
-from causeway.datasets.importers.hdf5 import Hdf5Table, is_hdf5, members, opened
+from causeway.datasets.importers.hdf5 import Hdf5Table, find, is_hdf5, members, opened
 from causeway.datasets.importers.places import tasks_at
 from causeway.datasets.importers.tables import Piece, flag_rows, iterate_pieces
 
@@ -34,6 +37,8 @@ NAMES = {
     "next_observation": "next_observations",
 }
 TERMINALS, TIMEOUTS = "terminals", "timeouts"
+OPTIONAL = (TIMEOUTS, NAMES["next_observation"])
+GROUPS = ("infos", "metadata")  # not read
 
 
 def find_tasks(place: str) -> tuple[ForeignTask, ...]:
@@ -45,6 +50,7 @@ def read(task: ForeignTask, options: ReadOptions, notes: Notes) -> Iterator[Fore
     """A task's episodes, in the order of the rows."""
     with opened(task.place) as file:
         there = members(file, task.place)
+        _refuse_strange(file, there, task.place)
         names = dict(NAMES)
         if NAMES["next_observation"] not in there:
             names["next_observation"] = NAMES["observation"]
@@ -56,6 +62,22 @@ def read(task: ForeignTask, options: ReadOptions, notes: Notes) -> Iterator[Fore
                 yield episode
             else:
                 yield from _with_following(episode, names, notes)
+
+
+def _refuse_strange(file: h5py.File, there: list[str], path: Path) -> None:
+    """Refuses a file that lacks an array which it may lack, and has one of a strange name.
+
+    A name that is damaged or misspelt would otherwise bring another rule into force without a word.
+    """
+    lacking = [name for name in OPTIONAL if name not in there]
+    known = {*NAMES.values(), *OPTIONAL, TERMINALS, *GROUPS}
+    for name in there:
+        if lacking and name not in known and not isinstance(find(file, name, path), h5py.Group):
+            what = (
+                f"is no array of D4RL's, while {' and '.join(lacking)} may be missing: if it is "
+                "one of them, give it its name back; else delete it from a copy of the file"
+            )
+            raise refused(path, what, column=name)
 
 
 def _pieces(table: Hdf5Table, horizon: int, notes: Notes, *, has_timeouts: bool) -> list[Piece]:

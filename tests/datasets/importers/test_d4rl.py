@@ -1,5 +1,6 @@
 """D4RL's files: time limits and ends told apart, next observations that are not in the file."""
 
+import h5py
 import numpy as np
 import pytest
 
@@ -62,6 +63,17 @@ def test_rows_behind_the_last_mark_are_an_episode_cut_off(tmp_path):
     assert notes == {"episodes_cut_off": 1}
 
 
+def test_what_is_not_read_may_have_any_name(tmp_path):
+    path = write_hdf5(tmp_path / "x.hdf5", d4rl_arrays(make_walks((6, 6)), following=False))
+    with h5py.File(path, "a") as file:
+        file["infos/qpos"] = np.zeros(12)
+        file["metadata/algorithm"] = "SAC"
+        file["more/of/this"] = np.zeros(3)
+    assert len(load("d4rl", path)[0][0]) == 2
+    path = write_hdf5(tmp_path / "y.hdf5", d4rl_arrays(make_walks((6, 6))) | {"mine": np.ones(3)})
+    assert len(load("d4rl", path)[0][0]) == 2
+
+
 def test_steps_that_do_not_connect_are_counted(tmp_path):
     arrays = d4rl_arrays(make_walks((6, 6)))
     arrays["next_observations"][3] += 1.0
@@ -80,8 +92,6 @@ def test_a_block_of_rows_may_end_anywhere(tmp_path, monkeypatch):
 def test_files_may_be_stored_in_chunks(tmp_path, storage):
     arrays = {n: v for n, v in d4rl_arrays(make_walks(LENGTHS)).items() if v.ndim == 1}
     path = write_hdf5(tmp_path / "x.hdf5", arrays, **storage)
-    import h5py
-
     with h5py.File(path, "a") as file:
         for name, values in d4rl_arrays(make_walks(LENGTHS)).items():
             if values.ndim > 1:
@@ -106,6 +116,14 @@ def changed(name, row, value):
         (lambda a: {**a, "terminals": a["terminals"][:-1]}, "must have equally many rows"),
         (lambda a: {**a, "actions": a["actions"][:, 0]}, r"column actions, .* got \(6,\)"),
         (lambda a: {**a, "observations": a["observations"][..., None]}, "column observations, row"),
+        (
+            lambda a: {n.replace("next_", "mext_"): v for n, v in a.items()},
+            "column mext_observations: is no array of D4RL's, while next_observations may",
+        ),
+        (
+            lambda a: {n.replace("outs", "out"): v for n, v in a.items()},
+            "column timeout: is no array of D4RL's, while timeouts may be missing",
+        ),
         (changed("terminals", 7, 3), "column terminals, row 7: must be 0 or 1, got 3"),
         (changed("timeouts", 5, False), r"at most the horizon of 6 steps, got 12"),
         (changed("rewards", 7, np.nan), "column rewards, row 7: must be finite"),
