@@ -6,7 +6,6 @@ noisy, with some episodes that had nothing to do with the task at all.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -22,22 +21,19 @@ class ScriptedBehaviour:
     """How well, and how wrongly, episodes aim at the goal.
 
     An episode walks to its own target at its own speed. The target is the goal turned about the
-    start by the episode's heading error or, in a share of the episodes, a point anywhere near.
+    start by the episode's heading error or, in a share of the episodes, another point of the arc.
     """
 
     heading_noise: float = 0.5  # rad, standard deviation of an episode's heading error
     action_noise: float = 0.3  # standard deviation per step and axis, actions lie in [-1, 1]
     random_share: float = 0.25  # of the episodes: a target that is uniform, whatever the task
-    random_target: Literal["arc", "square"] = "arc"  # another goal, or anywhere
-    random_reach: float = 1.2  # targets anywhere fill the square [-reach, reach]^2
-    speed_low: float = 0.3  # fraction of a full step (0.1), uniform per episode
-    speed_high: float = 0.9
-    at_target: Literal["stop", "pass"] = "stop"  # stay there, or walk straight on
-    max_action: float = 0.95  # it never goes to the limit of 1, where a squashed policy's density
+    speed_low: float = 0.3  # of the largest straight step that a box of actions allows, uniform
+    speed_high: float = 0.9  # per episode
+    max_action: float = 0.98  # it never goes to the limit of 1, where a squashed policy's density
     # is extreme and a likelihood sees little else
 
     def __post_init__(self) -> None:
-        for name in ("heading_noise", "action_noise", "random_reach"):
+        for name in ("heading_noise", "action_noise"):
             if getattr(self, name) < 0.0:
                 raise ValueError(
                     f"ScriptedBehaviour.{name} must be at least 0, got {getattr(self, name)}"
@@ -56,15 +52,6 @@ class ScriptedBehaviour:
             raise ValueError(
                 f"ScriptedBehaviour.max_action must lie in (0, 1], got {self.max_action}"
             )
-        if self.random_target not in ("arc", "square"):
-            raise ValueError(
-                "ScriptedBehaviour.random_target must be 'arc' or 'square', "
-                f"got {self.random_target!r}"
-            )
-        if self.at_target not in ("stop", "pass"):
-            raise ValueError(
-                f"ScriptedBehaviour.at_target must be 'stop' or 'pass', got {self.at_target!r}"
-            )
 
     def plan(
         self, goal: Float64[np.ndarray, "2"], num_episodes: int, generator: np.random.Generator
@@ -73,22 +60,14 @@ class ScriptedBehaviour:
         error = generator.normal(0.0, self.heading_noise, num_episodes)
         cos, sin = np.cos(error), np.sin(error)
         aimed = np.stack([cos * goal[0] - sin * goal[1], sin * goal[0] + cos * goal[1]], axis=1)
-        elsewhere = self._elsewhere(num_episodes, generator)
+        angle = generator.uniform(0.0, np.pi, num_episodes)  # as the family draws its goals
+        elsewhere = np.stack([np.cos(angle), np.sin(angle)], axis=1)
         is_random = generator.random(num_episodes) < self.random_share
         return EpisodePlans(
             behaviour=self,
             target=np.where(is_random[:, None], elsewhere, aimed),
             speed=generator.uniform(self.speed_low, self.speed_high, num_episodes),
         )
-
-    def _elsewhere(
-        self, num_episodes: int, generator: np.random.Generator
-    ) -> Float64[np.ndarray, "E 2"]:
-        """Targets that have nothing to do with the task."""
-        if self.random_target == "square":
-            return generator.uniform(-self.random_reach, self.random_reach, (num_episodes, 2))
-        angle = generator.uniform(0.0, np.pi, num_episodes)  # as the family draws its goals
-        return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,21 +76,17 @@ class EpisodePlans:
 
     behaviour: ScriptedBehaviour
     target: Float64[np.ndarray, "E 2"]
-    speed: Float64[np.ndarray, "E"]  # fraction of a full step
+    speed: Float64[np.ndarray, "E"]  # fraction of the largest straight step
 
     def act(
         self, observation: Float32[np.ndarray, "E 2"], generator: np.random.Generator
     ) -> Float32[np.ndarray, "E 2"]:
         """A noisy step of each episode towards its target, in [-1, 1]."""
-        way = self.target - observation
-        if self.behaviour.at_target == "pass":
-            way, pace = self.target, self.speed  # the direction from the start, for ever
-        else:
-            pace = np.minimum(self.speed, np.linalg.norm(way, axis=1) / STEP_SIZE)
-        direction = way / np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-9)
+        way = (self.target - observation) / STEP_SIZE  # in full steps
+        way /= np.maximum(np.abs(way).max(axis=1, keepdims=True), 1.0)  # straight, within the box
         noise = generator.normal(0.0, self.behaviour.action_noise, way.shape)
         limit = self.behaviour.max_action
-        action = np.clip(pace[:, None] * direction + noise, -limit, limit)
+        action = np.clip(self.speed[:, None] * way + noise, -limit, limit)
         return np.asarray(action, np.float32)
 
 
@@ -145,7 +120,8 @@ def collect_scripted(
             raise ValueError(
                 "the scripted behaviour needs points in the plane, with goal_x and goal_y, task "
                 f"{task.id} of family {family.name!r} has "
-                f"{', '.join(task.reward) or 'no reward parameters'}"
+                f"{', '.join(task.reward) or 'no reward parameters'}: collect its data from the "
+                "lifetime of an agent instead"
             )
         generator = Generators.from_key(seed, task.id).numpy
         yield task, _episodes(family, task, options, episodes_per_task, generator)
