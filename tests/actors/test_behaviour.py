@@ -113,7 +113,7 @@ def test_options_out_of_range_are_refused(options, message):
 
 
 def test_tasks_without_a_goal_are_refused():
-    with pytest.raises(ValueError, match="with goal_x and goal_y, task 7 .* has velocity"):
+    with pytest.raises(ValueError, match=r"with goal_x and goal_y, task 7 .* has velocity"):
         collect(ScriptedBehaviour(), tasks=[Task(id=7, reward={"velocity": 1.0})])
 
 
