@@ -55,7 +55,7 @@ def draw_pictures(
         ValueError: there is no such task, or none of its episodes can be read.
     """
     returns = _read_returns(store, progress)
-    sample = _median_episode(store, task_id, returns[store.manifest.task(task_id).id])
+    sample = median_episode(store, task_id, returns[store.manifest.task(task_id).id])
     written = []
     for name, figure in (
         (RETURNS, draw_returns(store, returns)),
@@ -82,9 +82,19 @@ def _read_returns(
     return found
 
 
-def _median_episode(
+def median_episode(
     store: DatasetStore, task_id: int, returns: Float64[np.ndarray, "episodes"]
 ) -> Sample:
+    """The episode whose return is the median of the task's.
+
+    Args:
+        store: that holds it.
+        task_id: whose it is.
+        returns: of the task's episodes that can be read, in their order.
+
+    Raises:
+        ValueError: there is none.
+    """
     if not len(returns):
         raise ValueError(
             f"task {task_id} must have an episode that can be read, it has none: 'causeway data "

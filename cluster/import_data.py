@@ -112,9 +112,9 @@ def _provenance(
         "task_parameters": request.task_parameters or "the files' names",
         **{f"rule.{name}": text for name, text in form.rules.items()},
     }
-    for name in ("action_bound", "clip_actions", "allow_gaps", "early_end", "ignore_terminals"):
-        options[name] = getattr(request, name)
-    options["observation_keys"] = ",".join(request.observation_keys)
+    for name in ("action_bound", "clip_actions", "allow_gaps", *sorted(form.options)):
+        value = getattr(request, name)
+        options[name] = ",".join(value) if isinstance(value, tuple) else value
     return Provenance(
         generator=f"causeway data import {form.name}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -3,12 +3,19 @@
 import json
 import shutil
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from causeway.cluster.cli.main import run
-from causeway.cluster.data_pictures import draw_episode, draw_pictures, draw_returns
+from causeway.cluster.data_pictures import (
+    Sample,
+    draw_episode,
+    draw_pictures,
+    draw_returns,
+    median_episode,
+)
 from causeway.datasets.store import DatasetStore
 from causeway.datasets.writer import DatasetWriter
 from tests.datasets.factories import make_episodes, make_header, write_dataset
@@ -119,10 +126,8 @@ def test_the_episode_drawn_is_the_one_of_the_median_return(tmp_path):
         writer.add(4, episodes[3:])
     store = DatasetStore.open(tmp_path / "set")
     draw_pictures(store, tmp_path / "out", 4, lambda done, total: None)
-    from causeway.cluster.data_pictures import _median_episode
-
     returns = np.array([episode.undiscounted_return for episode in episodes])
-    sample = _median_episode(store, 4, returns)
+    sample = median_episode(store, 4, returns)
     assert sample.episode.undiscounted_return == np.sort(returns)[3]
     assert returns[sample.number] == sample.episode.undiscounted_return
     title = draw_episode(store, sample).get_suptitle()
@@ -131,10 +136,6 @@ def test_the_episode_drawn_is_the_one_of_the_median_return(tmp_path):
 
 @pytest.mark.parametrize(("features", "is_map"), [(2, False), (8, False), (9, True)])
 def test_many_features_are_drawn_as_a_map_and_a_plane_as_a_path(tmp_path, features, is_map):
-    from dataclasses import replace
-
-    from causeway.cluster.data_pictures import Sample
-
     header = replace(make_header(train=(0,), test=()), observation_size=features)
     (episode,) = make_episodes(1)
     wide = np.random.default_rng(0).normal(size=(6, features)).astype(np.float32)

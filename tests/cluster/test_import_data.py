@@ -83,6 +83,8 @@ def test_a_familys_own_tasks_become_the_same_data_set(call, trajectories, origin
         "family",
     )
     assert options["task_parameters"] == "family"
+    assert options["clip_actions"] is False
+    assert "early_end" not in options  # no option of this format
     assert "terminated" in options["rule.ends"]
     assert manifest.provenance.generator == "causeway data import focal"
 
