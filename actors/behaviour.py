@@ -123,8 +123,15 @@ def collect_scripted(
                 f"{', '.join(task.reward) or 'no reward parameters'}: collect its data from the "
                 "lifetime of an agent instead"
             )
-        generator = Generators.from_key(seed, task.id).numpy
-        yield task, _episodes(family, task, options, episodes_per_task, generator)
+    # From here on lazily: what cannot be is refused before anything is played.
+    return (
+        (task, _episodes(family, task, options, episodes_per_task, _generator(seed, task)))
+        for task in split.tasks
+    )
+
+
+def _generator(seed: int, task: Task) -> np.random.Generator:
+    return Generators.from_key(seed, task.id).numpy
 
 
 def _episodes(

@@ -86,24 +86,29 @@ class RoundPlayer:
             is_last = index == self._family.horizon - 1
             if not is_last and step.ended.any() and isinstance(self._dynamics, RestartableDynamics):
                 observation = self._dynamics.restart(step.ended, generator)
-        return self._cut(np.stack(observations, 1), np.stack(actions, 1), steps)
+        return self._cut(self._rows(np.stack(observations, 1), np.stack(actions, 1), steps), steps)
 
-    def _cut(self, observation: np.ndarray, action: np.ndarray, steps: list[Step]) -> Round:
-        """The episodes in what was seen, [N, T, ...]."""
+    def _rows(
+        self, observation: np.ndarray, action: np.ndarray, steps: list[Step]
+    ) -> Float32[np.ndarray, "N T W"]:
+        """What was seen in every environment, rewarded as its task rewards."""
         following = np.stack([step.next_observation for step in steps], 1)
         measurement = np.stack([step.measurement for step in steps], 1)
         reward = self._family.reward(self._rewards, observation, action, following, measurement)
         terminated = np.stack([step.terminated for step in steps], 1)
         truncated = np.stack([step.truncated for step in steps], 1)
-        diverged = np.stack([_diverged(step) for step in steps], 1)
         columns = [observation, action, reward[..., None], following]
         columns += [terminated[..., None], truncated[..., None], measurement]
-        rows = np.concatenate([np.asarray(c, np.float32) for c in columns], axis=-1)
-        ended = terminated | truncated | diverged
-        truncated_column = rows.shape[-1] - measurement.shape[-1] - 1
+        return np.concatenate([np.asarray(c, np.float32) for c in columns], axis=-1)
+
+    def _cut(self, rows: Float32[np.ndarray, "N T W"], steps: list[Step]) -> Round:
+        """The episodes in what was seen."""
+        ended = np.stack([step.ended for step in steps], 1)
+        diverged = np.stack([_diverged(step) for step in steps], 1)
+        truncated = rows.shape[-1] - self._family.measurement_size - 1  # its column
         restarts = isinstance(self._dynamics, RestartableDynamics)
         pieces, task, length, whole = [], [], [], []
-        for env, place in enumerate(self._places):
+        for env, place in enumerate(self._places.tolist()):
             for begin, end in _spans(ended[env], restarts):
                 stop = end - int(diverged[env, end - 1])  # a diverged step belongs to no episode
                 if stop == begin:
@@ -111,9 +116,9 @@ class RoundPlayer:
                 piece = rows[env, begin:stop].copy()
                 is_whole = bool(ended[env, end - 1])
                 if not is_whole or stop < end:
-                    piece[-1, truncated_column] = 1.0
+                    piece[-1, truncated] = 1.0
                 pieces.append(piece)
-                task.append(int(place))
+                task.append(place)
                 length.append(stop - begin)
                 whole.append(is_whole)
         return Round(

@@ -92,11 +92,8 @@ def collect_lifetime(
         ConfigError: the agent's folder holds a lifetime of other settings, or none was named.
     """
     place = Location.parse(out)
-    if place.child(MANIFEST_NAME).exists() and not overwrite:
-        raise DatasetError(
-            f"{place} must not hold a data set yet, but {MANIFEST_NAME} is there: choose another "
-            "folder or ask to overwrite it"
-        )
+    if not overwrite:
+        _refuse_existing(place)
     torch.set_num_threads(config.lifetime.learner_threads)
     folder = agent if agent is not None else _beside(place)
     lifetime = Lifetime(config.lifetime, folder)
@@ -113,6 +110,15 @@ def collect_lifetime(
     return Collected(
         transitions=written.transitions, random_return=random, expert_return=expert, agent=folder
     )
+
+
+def _refuse_existing(place: Location) -> None:
+    """At once, and not when the writer finds it after an hour."""
+    if place.child(MANIFEST_NAME).exists():
+        raise DatasetError(
+            f"{place} must not hold a data set yet, but {MANIFEST_NAME} is there: choose another "
+            "folder or ask to overwrite it"
+        )
 
 
 def _beside(place: Location) -> Path:

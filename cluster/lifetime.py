@@ -1,6 +1,6 @@
 """The lifetime of an agent that is told its task: rounds of play, and what it learns from them.
 
-    FOLDER/lifetime.yaml              what it is; the same settings go on with it
+    FOLDER/lifetime.yaml              what it is; the same settings go on with it, or more rounds
     FOLDER/rounds/round-00000.npz     a round's transitions and episodes, once for all
     FOLDER/checkpoints/               the agent after the newest rounds, and its learning curve
 
@@ -10,7 +10,6 @@ from its last whole round and becomes, bit for bit, what it would have been.
 
 import dataclasses
 import io
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -228,20 +227,20 @@ class Lifetime:
         )
 
     def _check_settings(self) -> None:
-        """Writes the settings where there are none, and refuses others than there are."""
+        """Writes the settings; refuses others than there are, but for more rounds."""
         file = self.folder / SETTINGS
-        if not file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(f".partial-{os.getpid()}")
-            temporary.write_text(dump_yaml(self.config), encoding="utf-8")
-            temporary.replace(file)
-            return
-        begun = structure(LifetimeConfig, read_yaml(file), str(file))
-        if differing := differences(begun, self.config):
-            raise ConfigError(
-                f"{self.folder} holds a lifetime that was begun with other settings "
-                f"({'; '.join(differing)}): give these, or another folder with --agent"
-            )
+        if file.exists():
+            begun = structure(LifetimeConfig, read_yaml(file), str(file))
+            longer = dataclasses.replace(begun, rounds=max(begun.rounds, self.config.rounds))
+            if differing := differences(longer, self.config):
+                raise ConfigError(
+                    f"{self.folder} holds a lifetime that was begun with other settings "
+                    f"({'; '.join(differing)}): give these, or another folder with --agent"
+                )
+            if longer == begun:
+                return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        Location.parse(file).write(dump_yaml(self.config).encode())
 
     def _recover(self) -> None:
         """Takes up what the folder holds."""
