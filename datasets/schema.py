@@ -7,6 +7,7 @@ A data set is what its manifest lists. Other files in its folder are no part of 
 """
 
 import json
+import math
 import types
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -173,7 +174,7 @@ class Manifest:
             DatasetError: naming the file and the key that is unknown, missing or wrong.
         """
         try:
-            value = json.loads(text, parse_constant=_refuse_constant)
+            value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         except (ValueError, RecursionError) as error:
             raise DatasetError(f"{file}: must be JSON, but reading it failed: {error}") from error
         version = value.get("schema_version") if isinstance(value, dict) else None
@@ -198,6 +199,11 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"numbers must be finite, got {name}")
 
 
+def _finite(number: str) -> float:
+    value = float(number)
+    return value if math.isfinite(value) else _refuse_constant(number)
+
+
 def _read(kind: Any, value: Any, where: str) -> Any:
     """A JSON value as an instance of an annotation; `where` is its dotted name, for errors."""
     origin, arguments = get_origin(kind), get_args(kind)
@@ -215,7 +221,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return _read_mapping(arguments, value, where)
     if kind is float:
         _expect(_is_a(value, float) or _is_a(value, int), "a number", value, where)
-        return float(value)
+        return _to_float(value, where)
     _expect(_is_a(value, kind), f"of type {kind.__name__}", value, where)
     return value
 
@@ -230,9 +236,16 @@ def _read_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
         if _is_a(value, kind):
             return value
     if float in arguments and _is_a(value, int):
-        return float(value)
+        return _to_float(value, where)
     names = " or ".join("null" if kind is types.NoneType else kind.__name__ for kind in arguments)
     return _expect(False, names, value, where)
+
+
+def _to_float(value: float, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{where} must be a number that a float can hold, got more") from None
 
 
 def _read_mapping(arguments: tuple[Any, ...], value: Any, where: str) -> dict[Any, Any]:
