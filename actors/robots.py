@@ -19,9 +19,16 @@ from typing import ClassVar
 import mujoco
 import numpy as np
 from jaxtyping import Bool, Float, Float64
-from mujoco.batch import Batch
 
 from causeway.actors.mujoco_process import prepare_process
+
+try:
+    from mujoco.batch import Batch
+except ImportError as error:
+    raise ImportError(
+        f"simulators need MuJoCo 4 or later, for mujoco.batch, got {mujoco.__version__}: "
+        "pip install -U mujoco, and Meta-World, which wants 3.3, in an environment of its own"
+    ) from error
 
 VELOCITY_LIMIT = 10.0  # of what hoppers and walkers observe
 

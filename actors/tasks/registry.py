@@ -24,6 +24,8 @@ _FAMILIES = {
     "humanoid-dir": "causeway.actors.tasks.humanoid_dir:HumanoidDir",
     "hopper-params": "causeway.actors.tasks.hopper_params:HopperParams",
     "walker-params": "causeway.actors.tasks.walker_params:WalkerParams",
+    "metaworld-reach": "causeway.actors.tasks.meta_world:MetaworldReach",
+    "metaworld-push": "causeway.actors.tasks.meta_world:MetaworldPush",
 }
 
 

@@ -3,12 +3,14 @@
 Not in `behaviour`, whose config is tested with values that its annotations rule out.
 """
 
+import pytest
 from jaxtyping import install_import_hook
 
 CHECKED = (
     "collector",
     "contexts",
     "evaluator",
+    "gymnasium_dynamics",
     "mujoco_process",
     "robots",
     "rollout",
@@ -20,3 +22,12 @@ CHECKED = (
 )
 
 install_import_hook([f"causeway.actors.{name}" for name in CHECKED], "beartype.beartype")
+
+
+@pytest.fixture
+def installed(name):
+    """The package that the family of that name needs beside ours, or the test is skipped."""
+    if name.startswith("metaworld-"):
+        why = "it pins MuJoCo 3.3, so its extra has an environment of its own"
+        return pytest.importorskip("metaworld", reason=why)
+    return None

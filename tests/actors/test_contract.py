@@ -11,6 +11,7 @@ TERMINATE = {"ant-dir", "humanoid-dir", "hopper-params", "walker-params"}
 NUM_ENVS = 4
 
 pytestmark = pytest.mark.parametrize("name", list(families()))
+needs_its_package = pytest.mark.usefixtures("installed")
 
 
 def some_tasks(family, count=NUM_ENVS):
@@ -41,6 +42,7 @@ def test_it_has_every_member_and_a_first_split_with_tasks(name):
     assert family.splits() == load_family(name).splits()
 
 
+@needs_its_package
 def test_steps_have_their_shapes_and_are_finite(name):
     family = load_family(name)
     tasks = some_tasks(family)
@@ -59,6 +61,7 @@ def test_steps_have_their_shapes_and_are_finite(name):
     assert not step.ended.any()
 
 
+@needs_its_package
 def test_episodes_end_at_the_horizon_or_as_the_family_says(name):
     family = load_family(name)
     episodes = random_episodes(family, some_tasks(family, 8), scale=3.0)
@@ -70,6 +73,7 @@ def test_episodes_end_at_the_horizon_or_as_the_family_says(name):
     assert any(one.terminated[-1] for one in episodes) == (name in TERMINATE)
 
 
+@needs_its_package
 def test_an_episode_is_the_same_again_from_the_same_seed_and_another_from_another(name):
     family = load_family(name)
     tasks = some_tasks(family)
@@ -81,6 +85,7 @@ def test_an_episode_is_the_same_again_from_the_same_seed_and_another_from_anothe
         assert not np.array_equal(left.next_observation, different.next_observation)
 
 
+@needs_its_package
 def test_a_reset_forgets_what_came_before(name):
     family = load_family(name)
     dynamics = family.dynamics([task.dynamics for task in some_tasks(family)])
@@ -95,6 +100,7 @@ def test_a_reset_forgets_what_came_before(name):
         np.testing.assert_array_equal(left, right)
 
 
+@needs_its_package
 def test_rewards_of_whole_episodes_are_those_of_their_steps(name):
     family = load_family(name)
     tasks = some_tasks(family)
@@ -107,6 +113,7 @@ def test_rewards_of_whole_episodes_are_those_of_their_steps(name):
         np.testing.assert_array_equal(whole, by_step)
 
 
+@needs_its_package
 def test_a_task_rewards_by_its_own_parameters_alone(name):
     family = load_family(name)
     tasks = some_tasks(family)
@@ -119,6 +126,7 @@ def test_a_task_rewards_by_its_own_parameters_alone(name):
         np.testing.assert_array_equal(rewards, with_true_reward(family, task, one).reward)
 
 
+@needs_its_package
 def test_what_collectors_are_given_holds_no_reward(name):
     family = load_family(name)
     assert not hasattr(family.dynamics, "__self__")
@@ -128,6 +136,7 @@ def test_what_collectors_are_given_holds_no_reward(name):
     assert not [key for key in held if "goal" in key or "reward" in key]
 
 
+@needs_its_package
 def test_dynamics_refuse_parameters_that_no_body_has(name):
     family = load_family(name)
     with pytest.raises(ValueError, match="tail_length"):

@@ -42,11 +42,13 @@ class OnlyOne(gymnasium.Env):
 # It says of every environment that infinite bounds and this shape are unusual, and no more.
 @pytest.mark.filterwarnings("ignore:.*A Box observation space (minimum|maximum) value is")
 @pytest.mark.filterwarnings("ignore:.*not able to test alternative render modes")
+@pytest.mark.usefixtures("installed")
 @each_family
 def test_gymnasiums_checker_finds_no_fault(name):
     check_env(OnlyOne(make(load_family(name), 1)), skip_render_check=True)
 
 
+@pytest.mark.usefixtures("installed")
 @each_family
 def test_gymnasiums_wrappers_go_around_it_and_count_whole_episodes(name):
     family = load_family(name)
