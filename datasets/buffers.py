@@ -1,11 +1,12 @@
 """From a data set to the sampler's buffers: mapped where they fit in memory, streamed where not."""
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import BinaryIO, Literal, Self
 
 import numpy as np
 
@@ -70,21 +71,23 @@ def open_buffers(
         DatasetError: if no task has a readable part, or the memory budget is too small for the
             smallest pool, or a row group for a whole episode where contexts are of such.
     """
-    paths = _row_files(store, cache, tasks)
-    skipped = tuple(task for task in tasks if task not in paths)
-    if not paths:
-        raise DatasetError(
-            f"{store.folder} must have rows of at least one of the tasks {list(tasks)}, it has "
-            f"none: {'; '.join(str(fault) for fault in store.faults)}"
-        )
-    width = store.layout.width
-    total_bytes = sum(path.stat().st_size for path in paths.values())
-    fits = total_bytes <= config.memory_budget_bytes
-    if config.mode == "mapped" or (config.mode == "auto" and fits):
-        return OpenBuffers(buffers=_mapped(paths, width), mode="mapped", skipped=skipped)
-    group_rows = _group_rows(len(paths), width, config, horizon=store.manifest.horizon)
-    reader = ThreadPoolExecutor(1, thread_name_prefix="row-reader")
-    streams = _streamed(paths, width, config, group_rows, seed, reader)
+    with ExitStack() as until_opened:
+        files = _row_files(store, cache, tasks, until_opened)
+        skipped = tuple(task for task in tasks if task not in files)
+        if not files:
+            raise DatasetError(
+                f"{store.folder} must have rows of at least one of the tasks {list(tasks)}, it has "
+                f"none: {'; '.join(str(fault) for fault in store.faults)}"
+            )
+        width = store.layout.width
+        total_bytes = sum(os.fstat(file.fileno()).st_size for file in files.values())
+        fits = total_bytes <= config.memory_budget_bytes
+        if config.mode == "mapped" or (config.mode == "auto" and fits):
+            return OpenBuffers(buffers=_mapped(files, width), mode="mapped", skipped=skipped)
+        group_rows = _group_rows(len(files), width, config, horizon=store.manifest.horizon)
+        reader = until_opened.enter_context(ThreadPoolExecutor(1, thread_name_prefix="row-reader"))
+        streams = _streamed(files, width, config, group_rows, seed, reader)
+        until_opened.pop_all()  # what follows closes them itself
     return OpenBuffers(
         buffers={task: TaskBuffer(stream) for task, stream in streams.items()},
         mode="streamed",
@@ -94,27 +97,29 @@ def open_buffers(
     )
 
 
-def _row_files(store: DatasetStore, cache: RowCache, tasks: Sequence[int]) -> dict[int, Path]:
-    """The row files of the tasks that have a readable part."""
-    paths = {}
+def _row_files(
+    store: DatasetStore, cache: RowCache, tasks: Sequence[int], stack: ExitStack
+) -> dict[int, BinaryIO]:
+    """The row files of the tasks that have a readable part, open until the stack is unwound."""
+    files = {}
     for task in tasks:
         try:
-            paths[task] = cache.path(store, task)
+            files[task] = stack.enter_context(cache.open(store, task))
         except DatasetError:
             if store.parts(task):  # the data are there: the cache, or strictness, is the reason
                 raise
-    return paths
+    return files
 
 
-def _mapped(paths: Mapping[int, Path], width: int) -> dict[int, TaskBuffer]:
+def _mapped(files: Mapping[int, BinaryIO], width: int) -> dict[int, TaskBuffer]:
     return {
-        task: TaskBuffer(MappedRows(np.memmap(path, ROW_DTYPE, "r").reshape(-1, width)))
-        for task, path in paths.items()
+        task: TaskBuffer(MappedRows(np.memmap(file, ROW_DTYPE, "r").reshape(-1, width)))
+        for task, file in files.items()
     }
 
 
 def _streamed(
-    paths: Mapping[int, Path],
+    files: Mapping[int, BinaryIO],
     width: int,
     config: SamplerConfig,
     group_rows: int,
@@ -123,13 +128,13 @@ def _streamed(
 ) -> dict[int, StreamedRows]:
     return {
         task: StreamedRows(
-            RowFile(path, width=width, group_rows=group_rows),
+            RowFile(file, width=width, group_rows=group_rows),
             pool_row_groups=config.pool_row_groups,
             reuse=config.reuse,
             seed=_stream_seed(seed, task),
             reader=reader,
         )
-        for task, path in paths.items()
+        for task, file in files.items()
     }
 
 

@@ -1,8 +1,9 @@
 """A node's row cache: each task's transitions, decoded once, as a file of fixed-width rows.
 
 Decoding Parquet for every batch is 15 to 30 times slower than gathering from such a file. Files
-are keyed by the checksums of the parts they were decoded from, so they never go stale, and are
-shared by the processes of a node. They can be deleted at any time: they are made again.
+are named by the checksums of the parts they were decoded from, so they never go stale, and by that
+of their own contents, so a damaged one is noticed. They are shared by the processes of a node, and
+can be deleted at any time: they are made again.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import os
 import secrets
 import shutil
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,9 +27,10 @@ from causeway.datasets.rows import ROW_DTYPE
 from causeway.datasets.schema import PartEntry
 from causeway.datasets.store import DatasetStore
 
-FORMAT = "rows-1"  # of the files; part of the key
+FORMAT = "rows-2"  # of the files; part of the key
 SPARE_BYTES = 64 << 20  # left free on the disk
 ABANDONED_AFTER_S = 3600.0  # without a write to a temporary file
+CHECKED_BYTES = 1 << 20  # read in one piece
 
 
 def default_cache_folder() -> Path:
@@ -62,11 +65,20 @@ class RowCache:
             DatasetError: if the task has no readable part, or the rows do not fit the cache or
                 the disk.
         """
-        path = self.path(store, task)
-        return np.memmap(path, ROW_DTYPE, "r").reshape(-1, store.layout.width)
+        with self.open(store, task) as file:
+            return np.memmap(file, ROW_DTYPE, "r").reshape(-1, store.layout.width)
+
+    def open(self, store: DatasetStore, task: int) -> BinaryIO:
+        """The file with a task's rows, which stays readable when it is deleted; see `rows`."""
+        while True:
+            path = self.path(store, task)
+            try:
+                return path.open("rb", buffering=0)
+            except FileNotFoundError:  # another process has just deleted it
+                continue
 
     def path(self, store: DatasetStore, task: int) -> Path:
-        """The file with a task's rows, written first if it is not there; see `rows`."""
+        """Where a task's rows are, written first if they are not there; see `rows`."""
         while True:
             path = self._find_or_write(store, task)
             try:
@@ -83,14 +95,12 @@ class RowCache:
 
     def _find_or_write(self, store: DatasetStore, task: int) -> Path:
         parts = self._readable(store, task)
-        path = self._file(store.layout, parts)
-        if self._is_complete(path, store.layout, parts):
+        path = self._find(store.layout, parts)
+        if path is not None:
             return path
-        with FileLock(f"{path}.lock"):
+        with FileLock(self.folder / f"{_key(store.layout, parts)}.lock"):
             # Another process may have written it while this one waited.
-            if self._is_complete(path, store.layout, parts):
-                return path
-            return self._write(store, task, parts)
+            return self._find(store.layout, parts) or self._write(store, task, parts)
 
     def _readable(self, store: DatasetStore, task: int) -> tuple[PartEntry, ...]:
         parts = store.parts(task)
@@ -101,28 +111,38 @@ class RowCache:
             )
         return parts
 
-    def _file(self, layout: RowLayout, parts: tuple[PartEntry, ...]) -> Path:
-        words = [FORMAT, str(layout.observation_size), str(layout.action_size)]
-        key = hashlib.sha256("/".join(words + [part.sha256 for part in parts]).encode())
-        return self.folder / f"{key.hexdigest()[:40]}.rows"
-
-    def _is_complete(self, path: Path, layout: RowLayout, parts: tuple[PartEntry, ...]) -> bool:
-        try:
-            return path.stat().st_size == _size_bytes(layout, parts)
-        except FileNotFoundError:
-            return False
+    def _find(self, layout: RowLayout, parts: tuple[PartEntry, ...]) -> Path | None:
+        """The file with the rows of these parts; one that is damaged is deleted."""
+        for path in self.folder.glob(f"{_key(layout, parts)}-*.rows"):
+            if path in self._in_use and path.exists():
+                return path
+            with suppress(FileNotFoundError):  # another process has just deleted it
+                if path.stem.endswith(f"-{_checksum(path)}"):
+                    return path
+                path.unlink()
+        return None
 
     def _write(self, store: DatasetStore, task: int, parts: tuple[PartEntry, ...]) -> Path:
         """Decodes a task's parts. Faulty ones are left out, and the file is named by the rest."""
         self._make_room(_size_bytes(store.layout, parts))
-        with self._temporary_file() as (file, temporary):
-            for episodes in store.iterate_parts(task):
-                for episode in episodes:
-                    file.write(store.layout.pack(episode).astype(ROW_DTYPE).tobytes())
-            file.flush()
-            os.fsync(file.fileno())  # a file of the right size is taken to be complete
-            path = self._file(store.layout, self._readable(store, task))
-            temporary.replace(path)
+        checksum = 0
+        try:
+            with self._temporary_file() as (file, temporary):
+                for episodes in store.iterate_parts(task):
+                    for episode in episodes:
+                        rows = store.layout.pack(episode).astype(ROW_DTYPE).tobytes()
+                        checksum = zlib.crc32(rows, checksum)
+                        file.write(rows)
+                file.flush()
+                os.fsync(file.fileno())
+                key = _key(store.layout, self._readable(store, task))
+                path = self.folder / f"{key}-{checksum:08x}.rows"
+                temporary.replace(path)
+        except OSError as error:
+            raise DatasetError(
+                f"the row cache in {self.folder} must take the rows of task {task}, but writing "
+                f"them failed: {error}; free some space, or choose a cache folder elsewhere"
+            ) from error
         return path
 
     @contextmanager
@@ -145,7 +165,7 @@ class RowCache:
                     break
                 if path not in self._in_use:
                     path.unlink(missing_ok=True)
-                    Path(f"{path}.lock").unlink(missing_ok=True)
+                    (self.folder / f"{path.stem.partition('-')[0]}.lock").unlink(missing_ok=True)
                     total -= size
         if total + needed_bytes > self.max_bytes:
             raise DatasetError(
@@ -176,6 +196,22 @@ class RowCache:
                 continue
             found.append((status.st_mtime, status.st_size, path))
         return sorted(found)
+
+
+def _key(layout: RowLayout, parts: tuple[PartEntry, ...]) -> str:
+    """What the name of a file with the rows of these parts begins with."""
+    words = [FORMAT, str(layout.observation_size), str(layout.action_size)]
+    key = hashlib.sha256("/".join(words + [part.sha256 for part in parts]).encode())
+    return key.hexdigest()[:40]
+
+
+def _checksum(path: Path) -> str:
+    """What the name of a file with these contents ends with."""
+    checksum = 0
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(CHECKED_BYTES):
+            checksum = zlib.crc32(piece, checksum)
+    return f"{checksum:08x}"
 
 
 def _size_bytes(layout: RowLayout, parts: tuple[PartEntry, ...]) -> int:

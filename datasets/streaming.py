@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -21,27 +21,27 @@ class RowFile:
     """A file of float32 rows without a header, read by whole row groups.
 
     Args:
-        path: as the row cache writes it.
+        file: as the row cache gives it, open and unbuffered; closed by `close`.
         width: W, the number of columns.
         group_rows: rows of a group; the last group may be shorter.
     """
 
-    def __init__(self, path: Path, *, width: int, group_rows: int) -> None:
+    def __init__(self, file: BinaryIO, *, width: int, group_rows: int) -> None:
         if group_rows < 1:
             raise ValueError(f"RowFile.group_rows must be at least 1, got {group_rows}")
         row_bytes = width * ROW_DTYPE.itemsize
-        size_bytes = path.stat().st_size
+        size_bytes = os.fstat(file.fileno()).st_size
         if size_bytes == 0 or size_bytes % row_bytes:
             raise ValueError(
-                f"{path} must hold one or more rows of {row_bytes} bytes, it has {size_bytes} "
+                f"{file.name} must hold one or more rows of {row_bytes} bytes, it has {size_bytes} "
                 "bytes: it was written with another layout or cut off; delete it to have it rebuilt"
             )
-        self.path = path
+        self.path = Path(file.name)
         self.width = width
         self.group_rows = group_rows
         self.num_rows = size_bytes // row_bytes
         self.num_groups = -(-self.num_rows // group_rows)
-        self._file = path.open("rb", buffering=0)
+        self._file = file
 
     def rows_in(self, group: int) -> int:
         """How many rows the group has."""

@@ -1,9 +1,13 @@
 """The row cache: rows equal the episodes, decoded once, bounded, never stale."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +16,9 @@ from causeway.datasets.cache import RowCache, default_cache_folder
 from causeway.datasets.faults import DatasetError
 from causeway.datasets.store import DatasetStore
 
-from .factories import HORIZON, LAYOUT, write_dataset
+from .factories import HORIZON, LAYOUT, make_header, write_dataset
 
+ROOT = Path(__file__).resolve().parents[2]
 LARGE = 1 << 30
 TASK_BYTES = 8 * HORIZON * LAYOUT.width * 4  # of what write_dataset writes per task
 
@@ -146,6 +151,105 @@ def test_those_who_ask_at_once_wait_for_one_file(tmp_path, dataset):
     for rows, _ in answers:
         np.testing.assert_array_equal(rows, expected)
     assert len({made for _, made in answers}) == 1
+
+
+@pytest.fixture
+def beside(tmp_path):
+    """Starts processes that use the same cache; they end with the test."""
+    processes = []
+
+    def start(what, folder, max_bytes=LARGE, *more):
+        command = [sys.executable, "-m", "tests.datasets.cache_process", what, str(folder)]
+        command += [str(tmp_path / "cache"), str(max_bytes), *map(str, more)]
+        processes.append(
+            subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        )
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+
+
+def go_on(process):
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_processes_that_ask_at_once_decode_each_task_once_between_them(tmp_path, dataset, beside):
+    written, folder = dataset
+    processes = [beside("decode", folder) for _ in range(3)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        go_on(process)
+    answers = [process.stdout.readline().split(" ", 1) for process in processes]
+    assert sum(int(decoded) for decoded, _ in answers) == len(written)
+    rows = [np.concatenate([LAYOUT.pack(e) for e in written[task]]) for task in sorted(written)]
+    assert {checksums for _, checksums in answers} == {f"{[zlib.crc32(each) for each in rows]}\n"}
+    assert not list((tmp_path / "cache").glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("mode", ["mapped", "streamed"])
+def test_what_one_process_uses_another_may_delete_and_both_go_on(tmp_path, dataset, beside, mode):
+    written, folder = dataset
+    process = beside("hold", folder, LARGE, mode)
+    assert process.stdout.readline() == "open\n"
+    used = row_files(tmp_path / "cache")
+    assert len(used) == 3
+    small = RowCache(tmp_path / "cache", TASK_BYTES)
+    write_dataset(tmp_path / "other", parts=2, header=make_header(train=(7,), test=()))
+    assert len(small.rows(DatasetStore.open(tmp_path / "other"), 7)) == 8 * HORIZON
+    assert not set(used) & set(row_files(tmp_path / "cache"))
+    go_on(process)
+    rows = [np.concatenate([LAYOUT.pack(e) for e in written[task]]) for task in sorted(written)]
+    totals = [zlib.crc32(b"".join(sorted(row.tobytes() for row in each))) for each in rows]
+    assert process.stdout.readline() == f"{totals}\n"
+
+
+def test_a_file_that_is_deleted_just_before_it_is_opened_is_made_again(tmp_path, dataset):
+    written, folder = dataset
+
+    class Unlucky(RowCache):
+        """Another process always deletes what this one was just told of, but for the last time."""
+
+        misfortunes = 3
+
+        def path(self, store, task):
+            path = super().path(store, task)
+            if self.misfortunes > 0:
+                self.misfortunes -= 1
+                path.unlink()
+            return path
+
+    rows = Unlucky(tmp_path / "cache", LARGE).rows(DatasetStore.open(folder), 0)
+    np.testing.assert_array_equal(rows, np.concatenate([LAYOUT.pack(e) for e in written[0]]))
+
+
+def test_a_damaged_row_file_is_made_again(tmp_path, dataset):
+    written, folder = dataset
+    store = DatasetStore.open(folder)
+    path = RowCache(tmp_path / "cache", LARGE).path(store, 0)
+    for damage in (lambda b: b[:100] + bytes([b[100] ^ 1]) + b[101:], lambda b: b"\0" * len(b)):
+        path.write_bytes(damage(path.read_bytes()))
+        rows = RowCache(tmp_path / "cache", LARGE).rows(store, 0)
+        np.testing.assert_array_equal(rows, np.concatenate([LAYOUT.pack(e) for e in written[0]]))
+        assert row_files(tmp_path / "cache") == [path.name]
+
+
+def test_a_disk_that_fills_up_is_named_and_nothing_half_written_stays(tmp_path, dataset, beside):
+    _, folder = dataset
+    process = beside("fill", folder, LARGE, TASK_BYTES // 2)
+    said, _ = process.communicate()
+    assert f"the row cache in {tmp_path / 'cache'} must take the rows of task 0" in said
+    assert "free some space, or choose a cache folder elsewhere" in said
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()].count(".tmp") == 0
+    assert row_files(tmp_path / "cache") == []
+    rows = RowCache(tmp_path / "cache", LARGE).rows(DatasetStore.open(folder), 0)
+    assert len(rows) == 8 * HORIZON
 
 
 def test_the_default_folder_is_the_users_cache(monkeypatch, tmp_path):

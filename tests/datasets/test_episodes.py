@@ -287,7 +287,7 @@ def open_stream(tmp_path):
         def open_file(lengths, *, group_rows, pool=3, reuse=1.0, seed=0):
             path = tmp_path / f"rows-{len(opened)}"
             episode_rows(lengths).tofile(path)
-            file = RowFile(path, width=WIDTH, group_rows=group_rows)
+            file = RowFile(path.open("rb", buffering=0), width=WIDTH, group_rows=group_rows)
             opened.append(
                 StreamedRows(file, pool_row_groups=pool, reuse=reuse, seed=seed, reader=reader)
             )

@@ -47,7 +47,7 @@ def streamed(tmp_path, reader, *, num_rows, group_rows=10, pool=3, reuse=2.0, se
     path = tmp_path / f"rows-{num_rows}"
     if not path.exists():  # another stream may be reading it
         numbered_rows(num_rows).tofile(path)
-    file = RowFile(path, width=WIDTH, group_rows=group_rows)
+    file = RowFile(path.open("rb", buffering=0), width=WIDTH, group_rows=group_rows)
     return StreamedRows(file, pool_row_groups=pool, reuse=reuse, seed=seed, reader=reader)
 
 
@@ -292,8 +292,11 @@ def test_a_stream_refuses_the_state_of_another_file(tmp_path, reader):
 def test_a_row_file_of_another_layout_is_named(tmp_path):
     path = tmp_path / "rows"
     path.write_bytes(b"\0" * 30)
-    with pytest.raises(ValueError, match=r"rows must hold one or more rows of 28 bytes, it has 30"):
-        RowFile(path, width=WIDTH, group_rows=4)
+    with (
+        path.open("rb", buffering=0) as file,
+        pytest.raises(ValueError, match=r"rows must hold one or more rows of 28 bytes, it has 30"),
+    ):
+        RowFile(file, width=WIDTH, group_rows=4)
 
 
 def test_mapped_rows_must_be_float32():
