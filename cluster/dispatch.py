@@ -350,7 +350,11 @@ class DistributedRun:
     def _note(self, block: _Block, report: BlockReport, share: StreamShare) -> None:
         schedule = self.schedule
         schedule.advance(block.size)
-        figures = {**self.figures(), "online_share": share.online_share}
+        figures = {
+            **self.figures(),
+            "online_share": share.online_share,
+            "data_coverage": share.data_coverage,
+        }
         self._recorder.block(report, schedule, figures)
         self._recorder.show(
             collectors=figures["collectors"],

@@ -56,6 +56,9 @@ CATALOGUE: tuple[Metric, ...] = (
     _gauge("returns", "reward", "Mean return over held-out tasks, per protocol", tag="protocol"),
     _gauge("label_error", "reward", "Mean absolute error of the labels, where it can be known"),
     _gauge("online_share", "1", "Share of self-supervised transitions in the task buffers"),
+    _gauge(
+        "data_coverage", "1", "Share of the offline data that a stream has held in memory so far"
+    ),
     _gauge("staleness", "updates", "Updates between the weights that acted and the newest"),
     _gauge("collectors", "actors", "Collectors that are at work"),
     _gauge("collectors_wanted", "actors", "Collectors that are asked for"),

@@ -69,8 +69,9 @@ class SerialRun:
         report = self._learner.run_block(block)
         before = position.stage_updates
         schedule.advance(size)
-        share = self._stream.share().online_share
-        self._recorder.block(report, schedule, {"online_share": share})
+        share = self._stream.share()
+        figures = {"online_share": share.online_share, "data_coverage": share.data_coverage}
+        self._recorder.block(report, schedule, figures)
         is_end = position.stage_updates >= schedule.stage_total
         if schedule.is_evaluation_due(before, position.stage_updates):
             evaluation = self._evaluator.evaluate(*self._learner.weights())

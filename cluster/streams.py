@@ -39,10 +39,11 @@ class StreamInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamShare:
-    """How far the online part has grown."""
+    """How far the online part has grown, and how far a stream has come through the offline one."""
 
     online_rows: int
     online_share: float  # of what is drawn next
+    data_coverage: float  # of the offline data, that has been within reach of a draw
 
 
 class TaskStream:
@@ -130,6 +131,7 @@ class TaskStream:
         return StreamShare(
             online_rows=sum(buffer.num_online_rows for buffer in self._buffers.values()),
             online_share=self._sampler.online_share,
+            data_coverage=self._open.coverage,
         )
 
     def state(self) -> dict[str, Any]:

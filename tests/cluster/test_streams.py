@@ -113,6 +113,20 @@ def test_labels_are_inferred_from_logged_rows_alone_however_much_was_taken_in(ma
     assert len({context.tobytes() for context in contexts}) > 1
 
 
+def test_a_streams_coverage_of_its_data_grows_to_the_whole(make_stream, config):
+    sampler = dataclasses.replace(
+        config.sampler, mode="streamed", row_group_rows=8, pool_row_groups=3, reuse=1.0
+    )
+    streamed = make_stream(config.replace(sampler=sampler))
+    covered = [streamed.share().data_coverage]
+    while covered[-1] < 1.0:
+        streamed.sample_block(5, with_state=False)
+        covered.append(streamed.share().data_coverage)
+    assert 0.0 < covered[0] < 1.0
+    assert covered == sorted(covered)
+    assert make_stream().share().data_coverage == 1.0  # mapped
+
+
 def test_what_is_taken_in_is_on_the_disk_and_is_drawn_from(make_stream, config):
     stream = make_stream()
     assert stream.share().online_share == 0.0
