@@ -1,8 +1,10 @@
 """Where data lie: a local folder, or any file system that Arrow reaches (s3://, gs://, hdfs://)."""
 
 import os
+import re
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
@@ -20,13 +22,28 @@ class Location:
 
     @classmethod
     def parse(cls, place: "str | Path | Location") -> "Location":
-        """The location that a local path or a URI such as s3://bucket/key names."""
+        """The location that a local path or a URI such as s3://bucket/key names.
+
+        Raises:
+            ValueError: for a URI that names no place on a file system that Arrow knows.
+        """
         if isinstance(place, Location):
             return place
-        if isinstance(place, str) and "://" in place:
+        if not isinstance(place, str) or "://" not in place:
+            return cls(fs.LocalFileSystem(), str(Path(place).expanduser().absolute()))
+        try:
             filesystem, path = fs.FileSystem.from_uri(place)
-            return cls(filesystem, path)
-        return cls(fs.LocalFileSystem(), str(Path(place).expanduser().absolute()))
+        except (pa.ArrowException, ValueError) as error:
+            raise ValueError(
+                f"a location must be a path, or a URI such as s3://bucket/folder, got "
+                f"{_without_secret(place)!r}: {_without_secret(str(error))}"
+            ) from error
+        if not path.strip("/"):
+            raise ValueError(
+                f"a location must name a folder, as s3://bucket/folder does, got "
+                f"{_without_secret(place)!r}"
+            )
+        return cls(filesystem, path)
 
     def __str__(self) -> str:
         return self.path if self.is_local else f"{self.filesystem.type_name}://{self.path}"
@@ -68,9 +85,7 @@ class Location:
     def write(self, contents: bytes | pa.Buffer) -> None:
         """Writes the file so that it is there with all its contents, on the disk, or not at all."""
         if not self.is_local:
-            # Object stores make an object visible when its upload is complete.
-            with self.filesystem.open_output_stream(self.path) as stream:
-                stream.write(contents)
+            self._upload(contents)
             return
         target = Path(self.path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -86,10 +101,26 @@ class Location:
             raise
         _fsync_folder(target.parent)
 
+    def _upload(self, contents: bytes | pa.Buffer) -> None:
+        """Writes an object, which appears once its upload is complete; nothing need be renamed."""
+        try:
+            with self.filesystem.open_output_stream(self.path) as stream:
+                stream.write(contents)
+        except BaseException:
+            # Closing the stream completes the upload, also of what an interrupted write has left.
+            with suppress(OSError):
+                self.delete()
+            raise
+
     def delete(self) -> None:
         """Deletes the file if it is there."""
         if self.exists():
             self.filesystem.delete_file(self.path)
+
+
+def _without_secret(text: str) -> str:
+    """The text without what stands before the host of a URI: a key and its secret."""
+    return re.sub(r"(?<=://)[^/@]*@", "", text)
 
 
 def _fsync_folder(folder: Path) -> None:
