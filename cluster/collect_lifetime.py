@@ -5,6 +5,7 @@ The lifetime has a folder of its own. A data set that is cut from one that is ov
 
 import contextlib
 import dataclasses
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from causeway.cluster.lifetime_curve import write_curve
 from causeway.cluster.players import Manner, Play, local_players, ray_players
 from causeway.cluster.progress import ProgressView
 from causeway.cluster.quality import Cut, choose, parse_quality
-from causeway.cluster.ray_local import RayConfig, ray_session
+from causeway.cluster.ray_local import RayConfig, StopSignal, ray_session
 from causeway.cluster.recorder import git_commit
 from causeway.datasets.batches import Episode
 from causeway.datasets.faults import DatasetError
@@ -153,6 +154,8 @@ def _live(lifetime: Lifetime, play: Play, view: ProgressView) -> None:
     rates = _Rates(lifetime)
 
     def tell(moment: Moment, done: int) -> None:
+        if stop.is_set:
+            raise KeyboardInterrupt
         updates = moment.updates + done
         updates_per_s, env_steps_per_s = rates.since(updates, moment.env_steps)
         view.update(completed=updates, updates=updates, env_steps=moment.env_steps)
@@ -162,7 +165,8 @@ def _live(lifetime: Lifetime, play: Play, view: ProgressView) -> None:
         if moment.deterministic_return is not None:
             view.update(deterministic_return=moment.deterministic_return)
 
-    lifetime.run(play, tell)
+    with StopSignal(signal.SIGINT, signal.SIGTERM) as stop:
+        lifetime.run(play, tell)
 
 
 class _Rates:

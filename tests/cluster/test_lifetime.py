@@ -270,9 +270,14 @@ def test_a_family_without_a_script_is_collected_by_an_agent(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_in_order_and_the_same_command_goes_on(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_in_order_and_the_same_command_goes_on(tmp_path, sent):
     file = write_tiny_file(tmp_path)
-    file.write_text(file.read_text().replace("rounds: 4", "rounds: 40"))
+    file.write_text(
+        file.read_text().replace(
+            "rounds: 4, updates_per_round: 5", "rounds: 40, updates_per_round: 60"
+        )
+    )
     words = ["data", "collect", str(file), "--out", str(tmp_path / "data")]
     command = [sys.executable, "-m", "causeway", *words]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -280,7 +285,7 @@ def test_ctrl_c_ends_in_order_and_the_same_command_goes_on(tmp_path):
     while not list(checkpoints.glob("update-*")):
         assert first.poll() is None
         time.sleep(0.01)
-    first.send_signal(signal.SIGINT)
+    first.send_signal(sent)
     told = first.communicate(timeout=60)[1]
     assert first.returncode == 130
     assert "interrupted" in told
