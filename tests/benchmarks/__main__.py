@@ -17,6 +17,8 @@ from tests.benchmarks.harness import (
     to_json,
 )
 
+TABLE_WIDTH = 130  # where it does not go to a terminal
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Gives the exit code: 0; 1 where a target is missed and --strict was given; 2 for misuse."""
@@ -42,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given.json == "-":
         sys.stdout.write(result)
     else:
-        print_table(given.name, rows, Console())
+        width = None if sys.stdout.isatty() else TABLE_WIDTH
+        print_table(given.name, rows, Console(width=width))
         if given.json is not None:
             Path(given.json).write_text(result, encoding="utf-8")
     return int(given.strict and any(row.verdict == "missed" for row in rows))

@@ -198,9 +198,9 @@ def print_table(name: str, rows: Sequence[Row], console: Console) -> None:
     table = Table(title=name, caption=_describe_machine(), caption_justify="left")
     table.add_column("case", overflow="fold")
     for heading in ("ratio", "target", "ours", "theirs"):
-        table.add_column(heading, justify="right")
-    table.add_column("unit")
-    table.add_column("")
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("unit", overflow="fold")
+    table.add_column("", no_wrap=True)
     colour = {"met": "green", "missed": "red", "not measured": "yellow"}
     for row in rows:
         case = escape(row.case) + (f"\n[dim]{escape(row.note)}[/dim]" if row.note else "")
