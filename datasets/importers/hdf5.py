@@ -20,7 +20,9 @@ from jaxtyping import Shaped
 from causeway.datasets.importers.conversion import REAL_KINDS
 from causeway.datasets.importers.foreign import refused
 
-FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 32000: "lzf"}
+FILTERS = {
+    1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"
+}  # fmt: skip
 MAX_CHUNK_BYTES = 1 << 28  # a chunk is decoded in memory
 SUFFIXES = (".hdf5", ".h5", ".he5", ".hdf")
 

@@ -6,6 +6,9 @@ import pytest
 
 from causeway.datasets.faults import DatasetError
 from causeway.datasets.importers import tables
+from causeway.datasets.importers.foreign import ReadOptions
+from causeway.datasets.importers.hdf5 import Hdf5Table
+from causeway.datasets.importers.macaw import MACAW
 from tests.datasets.factories import assert_same_episodes
 
 from .layouts import (
@@ -113,10 +116,12 @@ def test_what_is_wrong_is_told_with_file_column_and_row(tmp_path, change, told):
     assert str(path) in str(caught.value)
 
 
-def test_an_episode_beyond_the_horizon_is_refused_before_it_is_read(tmp_path):
-    path = write_macaw(tmp_path / "task.hdf5", [make_walk(9)])
-    with pytest.raises(DatasetError, match=r"at most the horizon of 6 steps, got 9: .*--horizon"):
-        load("macaw", path)
+def test_an_episode_beyond_the_horizon_is_refused_before_any_is_read(tmp_path):
+    path = write_macaw(tmp_path / "task.hdf5", [make_walk(6), make_walk(9)])
+    (task,) = MACAW.find_tasks(str(path))
+    episodes = MACAW.read(task, ReadOptions(horizon=6), {})
+    with pytest.raises(DatasetError, match=r"row 6: .* horizon of 6 steps, got 9: .*--horizon"):
+        next(episodes)
 
 
 def test_gaps_are_taken_where_they_are_allowed_and_counted(tmp_path):
@@ -165,6 +170,51 @@ def test_values_that_were_never_written_are_no_zeros(tmp_path):
         DatasetError, match=r"column rewards: must be stored whole, 48 bytes, got 0"
     ):
         load("macaw", path)
+
+
+def test_a_filter_of_a_plugin_is_not_looked_for(tmp_path):
+    """HDF5 would load a library of that number from the folders of the environment."""
+    arrays = macaw_arrays(make_walks((6, 6)))
+    path = tmp_path / "task.hdf5"
+    with h5py.File(path, "w") as file:
+        for name, values in arrays.items():
+            if name != "rewards":
+                file.create_dataset(name, data=values)
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_chunk((12, 1))
+        plan.set_filter(32015, h5py.h5z.FLAG_OPTIONAL)  # zstd
+        space = h5py.h5s.create_simple((12, 1))
+        made = h5py.h5d.create(file.id, b"rewards", h5py.h5t.IEEE_F32LE, space, plan)
+        h5py.Dataset(made)[:] = arrays["rewards"]
+    with pytest.raises(
+        DatasetError, match=r"column rewards: .* one of gzip, .* got filter \[32015"
+    ):
+        load("macaw", path)
+
+
+@pytest.mark.parametrize("storage", [{"fletcher32": True}, {"scaleoffset": 9, "shuffle": True}])
+def test_hdf5s_own_filters_are_read(tmp_path, storage):
+    arrays = macaw_arrays(make_walks((6, 6)))
+    rewards = arrays["rewards"].round(2)
+    path = write_hdf5(tmp_path / "task.hdf5", {n: v for n, v in arrays.items() if n != "rewards"})
+    with h5py.File(path, "a") as file:
+        file.create_dataset("rewards", data=arrays["rewards"], chunks=(12, 1), **storage)
+        stored = file["rewards"][:, 0]
+    found, _ = load("macaw", path)
+    read = np.concatenate([episode.reward[::-1] for episode in found[0]])
+    np.testing.assert_array_equal(read, stored)
+    np.testing.assert_allclose(stored, rewards[:, 0], atol=0.01)
+
+
+def test_a_flipped_bit_under_hdf5s_checksum_is_found(tmp_path):
+    arrays = macaw_arrays(make_walks((6, 6)))
+    path = write_hdf5(tmp_path / "x.hdf5", {"actions": arrays["actions"]}, fletcher32=True)
+    contents = bytearray(path.read_bytes())
+    where = contents.index(arrays["actions"].tobytes()[:16])
+    contents[where + 5] ^= 1
+    path.write_bytes(contents)
+    with h5py.File(path) as file, pytest.raises(DatasetError, match=r"column actions: .* failed"):
+        Hdf5Table(file, path, ["actions"]).read("actions", 0, 12)
 
 
 def link_elsewhere(file, path):
