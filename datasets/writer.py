@@ -10,6 +10,7 @@ from causeway.datasets.batches import Episode, RowLayout
 from causeway.datasets.faults import DatasetError
 from causeway.datasets.locations import Location
 from causeway.datasets.parts import Origin, encode, sha256_of
+from causeway.datasets.rows import ROW_DTYPE
 from causeway.datasets.schema import (
     MANIFEST_NAME,
     JsonScalar,
@@ -21,7 +22,7 @@ from causeway.datasets.schema import (
 )
 from causeway.datasets.statistics import task_statistics
 
-MAX_PART_ROWS = 1 << 18  # a part is encoded in memory
+MAX_PART_BYTES = 1 << 25  # of its rows as float32: it is encoded and decoded in memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,7 @@ class DatasetWriter:
         self._folder = Location.parse(path)
         self._header = header
         self._overwrite = overwrite
+        self._layout = RowLayout(header.observation_size, header.action_size)
         self._parts: dict[int, list[PartEntry]] = {task.id: [] for task in header.tasks}
         self._returns: dict[int, list[float]] = {task.id: [] for task in header.tasks}
         self._manifest({})  # refuses a wrong header before anything is collected for it
@@ -103,7 +105,7 @@ class DatasetWriter:
                 f"none, got {len(ages)}"
             )
         begin = 0
-        for chunk in _chunks(episodes):
+        for chunk in _chunks(episodes, max_part_rows(self._layout)):
             self._write_part(task_id, chunk, tuple(ages[begin : begin + len(chunk)]))
             begin += len(chunk)
 
@@ -132,9 +134,8 @@ class DatasetWriter:
         self._folder.child(MANIFEST_NAME).write(manifest.to_json().encode())
 
     def _write_part(self, task_id: int, episodes: Sequence[Episode], ages: tuple[int, ...]) -> None:
-        layout = RowLayout(self._header.observation_size, self._header.action_size)
         origin = Origin(task=task_id, source="offline")
-        contents = encode(episodes, origin, labelled=True, layout=layout)
+        contents = encode(episodes, origin, labelled=True, layout=self._layout)
         path = f"task={task_id}/part-{len(self._parts[task_id]):05d}.parquet"
         self._folder.child(path).write(contents)
         part = PartEntry(
@@ -180,12 +181,17 @@ class DatasetWriter:
                 self._folder.child(part.path).delete()
 
 
-def _chunks(episodes: Sequence[Episode]) -> list[Sequence[Episode]]:
-    """The episodes in runs of at most MAX_PART_ROWS rows, or of one longer episode."""
+def max_part_rows(layout: RowLayout) -> int:
+    """How many rows a part has at most, unless it is of one longer episode."""
+    return max(1, MAX_PART_BYTES // (layout.width * ROW_DTYPE.itemsize))
+
+
+def _chunks(episodes: Sequence[Episode], max_rows: int) -> list[Sequence[Episode]]:
+    """The episodes in runs of at most so many rows, or of one longer episode."""
     chunks: list[list[Episode]] = []
     rows = 0
     for episode in episodes:
-        if not chunks or rows + len(episode) > MAX_PART_ROWS:
+        if not chunks or rows + len(episode) > max_rows:
             chunks.append([])
             rows = 0
         chunks[-1].append(episode)

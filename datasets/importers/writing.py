@@ -15,9 +15,7 @@ from causeway.datasets.importers.foreign import (
     ReadOptions,
     refused,
 )
-from causeway.datasets.writer import MAX_PART_ROWS, DatasetWriter
-
-PART_BYTES = 1 << 25  # of a part's rows in float32: what is held until it is written
+from causeway.datasets.writer import DatasetWriter, max_part_rows
 
 Progress = Callable[[int, int], None]  # told how many of how many bytes have been read
 
@@ -99,7 +97,7 @@ def _noted(
 
 def _parts(episodes: Iterator[Episode], config: ConversionConfig) -> Iterator[list[Episode]]:
     """The episodes in lists, each for a part."""
-    limit = min(max(1, PART_BYTES // (4 * config.layout.width)), MAX_PART_ROWS)
+    limit = max_part_rows(config.layout)
     part: list[Episode] = []
     rows = 0
     for episode in episodes:

@@ -98,7 +98,7 @@ def test_an_existing_data_set_is_kept_unless_it_is_to_be_overwritten(tmp_path):
 
 
 def test_many_episodes_are_cut_into_parts_at_episode_boundaries(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer_module, "MAX_PART_ROWS", 13)
+    monkeypatch.setattr(writer_module, "MAX_PART_BYTES", 13 * LAYOUT.width * 4)
     episodes = make_episodes(7)
     with DatasetWriter(tmp_path, make_header(train=(0,), test=())) as writer:
         writer.add(0, episodes)

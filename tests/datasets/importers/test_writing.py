@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from causeway.datasets import writer
 from causeway.datasets.faults import DatasetError
-from causeway.datasets.importers import writing
 from causeway.datasets.importers.conversion import ConversionConfig, check_horizon
 from causeway.datasets.importers.foreign import ReadOptions
 from causeway.datasets.importers.registry import FORMATS, find_format
@@ -79,7 +79,7 @@ def test_what_was_found_stands_in_the_manifest(tmp_path):
 
 
 def test_parts_are_bounded_and_an_episode_is_never_parted(tmp_path, monkeypatch):
-    monkeypatch.setattr(writing, "PART_BYTES", 4 * LAYOUT.width * 10)
+    monkeypatch.setattr(writer, "MAX_PART_BYTES", 4 * LAYOUT.width * 10)
     episodes = make_walks(LENGTHS * 3)
     place = write_each(tmp_path, episodes)["d4rl"]
     store = imported("d4rl", place, tmp_path / "out")
@@ -91,7 +91,7 @@ def test_parts_are_bounded_and_an_episode_is_never_parted(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_an_import_that_fails_leaves_nothing_that_opens(tmp_path, name, monkeypatch):
-    monkeypatch.setattr(writing, "PART_BYTES", 4 * LAYOUT.width * 6)
+    monkeypatch.setattr(writer, "MAX_PART_BYTES", 4 * LAYOUT.width * 6)
     episodes = make_walks((6,) * 9)
     episodes[-1].reward[-1] = np.nan
     place = write_each(tmp_path, episodes)[name]
