@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from causeway.cluster.cli.output import print_line
+from causeway.cluster.cli.train import INTERRUPTED
 
 if TYPE_CHECKING:
     from causeway.cluster.collect_lifetime import LifetimeData
@@ -162,9 +163,13 @@ def _by_agent(
     from causeway.cluster.progress import ProgressView
 
     with ProgressView(f"data of {config.lifetime.family}, {config.lifetime.split}") as view:
-        collected = collect_lifetime(
-            config, out, agent=agent, workers=workers, overwrite=overwrite, view=view
-        )
+        try:
+            collected = collect_lifetime(
+                config, out, agent=agent, workers=workers, overwrite=overwrite, view=view
+            )
+        except KeyboardInterrupt:
+            view.print("stopped after its last whole round; the same command goes on")
+            raise typer.Exit(INTERRUPTED) from None
     print_line(
         f"{collected.transitions:,} transitions; return of random actions "
         f"{collected.random_return:.1f}, of the final agent {collected.expert_return:.1f}"
