@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from causeway import __version__
+from causeway.actors.tasks import registry
 from causeway.actors.tasks.registry import families as known_families
 from causeway.cluster.cli import doctor as doctor_module
 from causeway.cluster.cli.algorithms import describe_module
@@ -260,6 +261,33 @@ def test_one_family_is_shown_with_its_splits(capsys):
     text = capsys.readouterr().out
     assert "horizon 20 environment steps" in text
     assert "goal_x" in text
+
+
+def test_many_parameters_of_one_kind_are_told_together(capsys):
+    assert run(["families", "walker-params"]) == 0
+    text = capsys.readouterr().out
+    assert "body_mass, 7 of them" in text
+    assert "geom_friction, 24 of them" in text
+    assert "body_mass/" not in text
+    assert "macaw" in text
+
+
+def test_a_family_whose_package_is_missing_is_listed_with_what_it_needs(
+    capsys, monkeypatch, tmp_path
+):
+    path = tmp_path / "needy.py"
+    path.write_text("raise ImportError('simulators need MuJoCo 4')")
+    monkeypatch.setitem(registry._FAMILIES, "needy", f"{path}:Needy")
+    assert run(["families"]) == 0
+    text = capsys.readouterr().out
+    assert "needy" in text
+    assert "simulators need MuJoCo 4" in text
+    assert "cheetah-vel" in text
+    assert run(["families", "--json"]) == 0
+    facts = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert facts["needy"] == {"name": "needy", "unavailable": "simulators need MuJoCo 4"}
+    assert facts["cheetah-vel"]["reward_parameters"] == ["velocity"]
+    assert facts["cheetah-vel"]["dynamics_parameters"] == []
 
 
 def test_an_unknown_family_is_the_users_mistake(capsys):
