@@ -6,12 +6,13 @@ Not in `behaviour`, whose config is tested with values that its annotations rule
 import pytest
 from jaxtyping import install_import_hook
 
+from causeway.actors.mujoco_process import prepare_process
+
 CHECKED = (
     "collector",
     "contexts",
     "evaluator",
     "gymnasium_dynamics",
-    "mujoco_process",
     "robots",
     "rollout",
     "side_by_side",
@@ -21,6 +22,7 @@ CHECKED = (
     "vector_env",
 )
 
+prepare_process()  # gymnasium's environments, too, would write a log into the working directory
 install_import_hook([f"causeway.actors.{name}" for name in CHECKED], "beartype.beartype")
 
 

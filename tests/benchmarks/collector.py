@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from causeway.actors.collector import Assignment, Collector, CollectorConfig
-from causeway.actors.mujoco_process import disable_profiling, restore_profiling
+from causeway.actors.mujoco_process import disable_profiling, prepare_process, restore_profiling
 from causeway.actors.tasks.cheetah_vel import CheetahVel
 from causeway.datasets.batches import RowLayout
 from causeway.learners.smac import Smac, SmacConfig
@@ -32,6 +32,7 @@ LAYOUT = RowLayout(FAMILY.observation_size, FAMILY.action_size)
 def run(options: Options) -> Iterator[Row]:
     """One row for each number of threads."""
     torch.set_num_threads(options.threads)
+    prepare_process()
     theirs = RllibRunner()
     for threads, unit, clock, target in (
         (1, "environment steps per CPU-second", time.process_time, 3.5),

@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
-from causeway.actors.mujoco_process import disable_profiling, restore_profiling
+from causeway.actors.mujoco_process import disable_profiling, prepare_process, restore_profiling
 from causeway.actors.tasks.registry import load_family
 from causeway.actors.vector_env import FamilyVectorEnv
 from tests.benchmarks.harness import Options, Row, interleaved, timed
@@ -40,6 +40,7 @@ TWO_THREADS_TARGET = 2.8
 
 def run(options: Options) -> Iterator[Row]:
     """All rows."""
+    prepare_process()
     for robot in ROBOTS:
         yield from robot_rows(robot, options)
 
