@@ -70,50 +70,50 @@ class _Acting:
 
     def __init__(self, policy: AdaptivePolicy, shares: Sequence[Share], manner: Manner) -> None:
         self._policy, self._shares, self._manner = policy, shares, manner
+        self._one_pass = policy if isinstance(policy, ActsOnNoise) else None
         ends = accumulate((len(share.belief) for share in shares), initial=0)
         self._parts = [slice(begin, end) for begin, end in pairwise(ends)]
         self._latents = [policy.draw(share.belief, share.generators.torch) for share in shares]
         self._latent = _filled(torch.cat(self._latents))
+        self._noise = torch.zeros(len(self._latent), manner.action_size)
+        sources = [share.generators.torch for share in shares]
+        self._draws = [
+            (self._noise[part], source) for part, source in zip(self._parts, sources, strict=True)
+        ]
 
     def act(
         self, observation: Float32[np.ndarray, "N O"], running: Bool[np.ndarray, "N"]
     ) -> Float32[np.ndarray, "N A"]:
         """The actions of all environments; those of shares that are through are of no account."""
-        at_work = [bool(running[part].any()) for part in self._parts]
-        action = self._choose(torch.tensor(observation), at_work)
+        at_work = self._at_work(running)
+        action = self._choose(torch.from_numpy(observation), at_work)
         if self._manner.latent_per == "step":
-            for n, share in enumerate(self._shares):
-                if at_work[n]:
-                    self._latents[n] = self._policy.draw(share.belief, share.generators.torch)
+            for n in at_work:
+                share = self._shares[n]
+                self._latents[n] = self._policy.draw(share.belief, share.generators.torch)
             self._latent = _filled(torch.cat(self._latents))
         return action[: len(observation)].numpy()
 
-    def _choose(self, observation: Tensor, at_work: Sequence[bool]) -> Tensor:
+    def _at_work(self, running: Bool[np.ndarray, "N"]) -> Sequence[int]:
+        """The shares of which an environment is running."""
+        if running.all():
+            return range(len(self._parts))
+        return [n for n, part in enumerate(self._parts) if running[part].any()]
+
+    def _choose(self, observation: Tensor, at_work: Sequence[int]) -> Tensor:
         """Actions in as few passes as can be; there may be more rows than environments."""
         if self._manner.actions == "deterministic":
             return self._policy.act(_filled(observation), self._latent, None)
-        if isinstance(self._policy, ActsOnNoise):
-            noise = _filled(torch.cat(self._noise(at_work)))
-            return self._policy.act_with_noise(_filled(observation), self._latent, noise)
-        parts = zip(self._shares, self._parts, self._latents, at_work, strict=True)
-        return torch.cat(
-            [
-                self._policy.act(observation[part], latent, share.generators.torch)
-                if is_at_work
-                else observation.new_zeros(len(latent), self._manner.action_size)
-                for share, part, latent, is_at_work in parts
-            ]
-        )
-
-    def _noise(self, at_work: Sequence[bool]) -> list[Tensor]:
-        """Each share's own noise, as the policy would draw it; none where it is through."""
-        shapes = ((len(latent), self._manner.action_size) for latent in self._latents)
-        return [
-            torch.randn(shape, generator=share.generators.torch)
-            if is_at_work
-            else torch.zeros(shape)
-            for share, shape, is_at_work in zip(self._shares, shapes, at_work, strict=True)
-        ]
+        if self._one_pass is not None:
+            for n in at_work:  # as the policy would draw it, were the share alone
+                noise, source = self._draws[n]
+                noise.normal_(generator=source)
+            return self._one_pass.act_with_noise(_filled(observation), self._latent, self._noise)
+        action = observation.new_zeros(len(observation), self._manner.action_size)
+        for n in at_work:
+            part, source = self._parts[n], self._shares[n].generators.torch
+            action[part] = self._policy.act(observation[part], self._latents[n], source)
+        return action
 
 
 def _filled(rows: Tensor) -> Tensor:

@@ -5,13 +5,13 @@
 Yuan and Lu 2022 (arXiv:2206.10442); Li et al. 2024 (arXiv:2402.02429). Arrays are [rows, F], or
 [T, N, F] for N trajectories of T steps. Where episodes end is not said. `terminals` marks that a
 goal is reached, which need not end an episode, and stays 0 in robots that fall; so episodes are
-told apart by where a row's next observation is not the next row's observation, and by the horizon.
+told apart by where a row's next observation is not the next row's observation, and trajectories of
+T steps by their places. An episode that goes on beyond the horizon is refused.
 The numbers in a folder's name are the task's parameters, rounded to three decimals.
 """
 
 import re
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,7 @@ def _parameters(goal: str | None, folder: Path) -> dict[str, float] | None:
 def read(task: ForeignTask, options: ReadOptions, notes: Notes) -> Iterator[ForeignEpisode]:
     """A task's episodes, in the order of the rows."""
     table = NpyTable(task.place, {**NAMES, "terminals": FLAGS})
-    bounds = _find_bounds(table, options.horizon)
+    bounds = _find_bounds(table)
     flagged = flag_rows(table, FLAGS)
     if not options.ignore_terminals:
         _check_flags(table, flagged, bounds)
@@ -81,8 +81,8 @@ def read(task: ForeignTask, options: ReadOptions, notes: Notes) -> Iterator[Fore
     yield from iterate_pieces(table, NAMES, pieces, horizon=options.horizon)
 
 
-def _find_bounds(table: NpyTable, horizon: int) -> Int64[np.ndarray, "e+1"]:
-    """The rows between which episodes lie: where observations break off, or the horizon is over."""
+def _find_bounds(table: NpyTable) -> Int64[np.ndarray, "e+1"]:
+    """The rows between which episodes lie: where observations break off or a trajectory is over."""
     observation, following = NAMES["observation"], NAMES["next_observation"]
     breaks = [np.zeros(1, np.int64)]
     for begin, end in blocks_of(table.num_rows):
@@ -94,9 +94,7 @@ def _find_bounds(table: NpyTable, horizon: int) -> Int64[np.ndarray, "e+1"]:
             raise refused(table.file, what, column=observation)
         breaks.append(np.flatnonzero((ahead != here).any(axis=1)) + begin + 1)
     trajectories = np.arange(0, table.num_rows, table.steps) if table.steps > 1 else breaks[0]
-    natural = np.unique(np.concatenate([*breaks, trajectories, [table.num_rows]]))
-    cut = [np.arange(a, b, horizon) for a, b in pairwise(natural)]
-    return np.concatenate([*cut, [table.num_rows]])
+    return np.unique(np.concatenate([*breaks, trajectories, [table.num_rows]]))
 
 
 def _check_flags(
@@ -144,8 +142,7 @@ CORRO = Format(
     find_tasks=find_tasks,
     read=read,
     rules={
-        "order": "an episode goes on while a row's next observation is the next row's observation, "
-        "for horizon steps at most",
+        "order": "an episode goes on while a row's next observation is the next row's observation",
         "ends": "an episode is terminated where terminals is set, truncated at the horizon, and "
         "as --early-end says where it stops before",
     },

@@ -60,20 +60,26 @@ def members(group: h5py.Group, path: Path) -> list[str]:
 
 
 def find(group: h5py.Group, name: str, path: Path) -> h5py.Group | h5py.Dataset:
-    """A member of a group; only what lies in the file itself.
+    """A member of a group, by its names from there on; only what lies in the file itself.
 
     Raises:
-        DatasetError: there is no such member, or it is a link to elsewhere.
+        DatasetError: there is no such member, or there is a link to elsewhere on the way.
     """
-    with hdf5_errors(path, name):
-        link = group.get(name, getlink=True) if name in group else None
-    if link is None:
-        known = ", ".join(members(group, path)[:20]) or "nothing"
-        raise refused(path, f"must be there, the file holds {known}", column=name)
-    if not isinstance(link, h5py.HardLink):
-        raise refused(path, "must lie in this file, it is a link, which is not read", column=name)
-    with hdf5_errors(path, name):
-        return group[name]
+    found: h5py.Group | h5py.Dataset = group
+    for part in name.split("/"):
+        if not isinstance(found, h5py.Group):
+            raise refused(path, "must be in a group, it is looked for in an array", column=name)
+        with hdf5_errors(path, name):
+            link = found.get(part, getlink=True) if part in found else None
+        if link is None:
+            known = ", ".join(members(found, path)[:20]) or "nothing"
+            raise refused(path, f"must be there, beside it are {known}", column=name)
+        if not isinstance(link, h5py.HardLink):
+            what = "must lie in this file, it is a link, which is not read"
+            raise refused(path, what, column=name)
+        with hdf5_errors(path, name):
+            found = found[part]
+    return found
 
 
 def find_group(group: h5py.Group, name: str, path: Path) -> h5py.Group:
@@ -91,22 +97,21 @@ def find_array(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
         DatasetError: it is no such array, or parts of it are missing or elsewhere.
     """
     found = find(group, name, path)
-    column = found.name.strip("/") if isinstance(found.name, str) else name
     if not isinstance(found, h5py.Dataset):
-        raise refused(path, "must be an array, it is a group of arrays", column=column)
-    with hdf5_errors(path, column):
+        raise refused(path, "must be an array, it is a group of arrays", column=name)
+    with hdf5_errors(path, name):
         kind, is_elsewhere = found.dtype.kind, found.is_virtual or bool(found.external)
         missing = _missing(found)
         unknown = _unknown_filters(found)
     if kind not in REAL_KINDS:
-        raise refused(path, f"must hold numbers, got {found.dtype}", column=column)
+        raise refused(path, f"must hold numbers, got {found.dtype}", column=name)
     if is_elsewhere:
-        raise refused(path, "must lie in this file, it refers to other files", column=column)
+        raise refused(path, "must lie in this file, it refers to other files", column=name)
     if unknown:
         what = f"must be compressed with one of {', '.join(FILTERS.values())}, got filter {unknown}"
-        raise refused(path, what, column=column)
+        raise refused(path, what, column=name)
     if missing is not None:
-        raise refused(path, missing, column=column)
+        raise refused(path, missing, column=name)
     return found
 
 

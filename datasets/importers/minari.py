@@ -38,6 +38,7 @@ from causeway.datasets.importers.hdf5 import (
     read_count,
 )
 from causeway.datasets.importers.places import tasks_at
+from causeway.datasets.importers.tables import flag_rows
 
 MAIN_FILE, METADATA = "main_data.hdf5", "metadata.json"
 NAMES = {
@@ -116,15 +117,16 @@ def _episode_names(file: h5py.File, path: Path, stated: dict[str, Any]) -> list[
 def _read_episode(
     file: h5py.File, name: str, path: Path, options: ReadOptions, notes: Notes, share: float
 ) -> ForeignEpisode:
-    group = find_group(file, name, path)
-    table = Hdf5Table(group, path, ["actions", "rewards", *FLAGS])
+    columns = {column: f"{name}/{column}" for column in ("actions", "rewards", *FLAGS)}
+    table = Hdf5Table(file, path, list(columns.values()))
     length = table.num_rows
-    stated = read_count(group, "total_steps", path)
+    stated = read_count(find_group(file, name, path), "total_steps", path)
     if stated is not None and stated != length:
         raise refused(path, f"must have the {stated} steps it states, got {length}", column=name)
     check_length(f"{path}, {name}", length, options.horizon, row=0)
-    observations = _observations(group, path, options.observation_keys, length)
-    ends = [_is_marked(table, flag, name) for flag in FLAGS]
+    keys = _observation_columns(file, f"{name}/observations", path, options.observation_keys)
+    observations = _observations(file, keys, path, length)
+    ends = [_is_marked(table, columns[flag]) for flag in FLAGS]
     if not any(ends):
         count(notes, "episodes_cut_off", 1)
         ends[1] = True
@@ -134,46 +136,48 @@ def _read_episode(
         names={field: f"{name}/{column}" for field, column in NAMES.items()},
         share=share,
         observation=observations[:-1],
-        action=table.read("actions", 0, length),
-        reward=table.read("rewards", 0, length),
+        action=table.read(columns["actions"], 0, length),
+        reward=table.read(columns["rewards"], 0, length),
         next_observation=observations[1:],
         terminated=ends[0],
         truncated=ends[1],
     )
 
 
-def _observations(
-    group: h5py.Group, path: Path, keys: tuple[str, ...], length: int
-) -> Shaped[np.ndarray, "T+1 O"]:
-    """The observations, those of a composite one side by side."""
-    found = find(group, "observations", path)
-    where = str(found.name).strip("/")
+def _observation_columns(
+    file: h5py.File, name: str, path: Path, keys: tuple[str, ...]
+) -> list[str]:
+    """The arrays that an observation is made of, in order."""
+    found = find(file, name, path)
     if isinstance(found, h5py.Group) and not keys:
         parts = ", ".join(members(found, path))
         what = f"is made of several arrays: name those to take, of {parts}, as --observation-keys"
-        raise refused(path, what, column=where)
+        raise refused(path, what, column=name)
     if isinstance(found, h5py.Dataset) and keys:
         what = f"must be a group to take {', '.join(keys)} from, it is one array"
-        raise refused(path, what, column=where)
-    parent, names = (found, keys) if keys else (group, ("observations",))
-    arrays = [find_array(parent, name, path) for name in names]
-    for array in arrays:
-        if array.ndim != 2 or array.shape[0] != length + 1:
-            what = (
-                f"must have shape [{length + 1}, size], one row more than steps, got {array.shape}"
-            )
-            raise refused(path, what, column=str(array.name).strip("/"))
-    tables = [Hdf5Table(parent, path, [name]) for name in names]
-    columns = [table.read(name, 0, length + 1) for table, name in zip(tables, names, strict=True)]
-    return np.concatenate(columns, axis=1)
+        raise refused(path, what, column=name)
+    return [f"{name}/{key}" for key in keys] or [name]
 
 
-def _is_marked(table: Hdf5Table, flag: str, name: str) -> bool:
+def _observations(
+    file: h5py.File, names: list[str], path: Path, length: int
+) -> Shaped[np.ndarray, "T+1 O"]:
+    """The observations, those of a composite one side by side."""
+    for name in names:
+        shape = find_array(file, name, path).shape
+        if len(shape) != 2 or shape[0] != length + 1:
+            what = f"must have shape [{length + 1}, size], one row more than steps, got {shape}"
+            raise refused(path, what, column=name)
+    table = Hdf5Table(file, path, names)
+    return np.concatenate([table.read(name, 0, length + 1) for name in names], axis=1)
+
+
+def _is_marked(table: Hdf5Table, flag: str) -> bool:
     """Whether an episode's last step is marked, and no other."""
-    marked = np.flatnonzero(table.read(flag, 0, table.num_rows))
+    marked = flag_rows(table, flag)
     if len(marked) and marked[0] < table.num_rows - 1:
         what = "must be false before an episode's last step, got true"
-        raise refused(table.file, what, column=f"{name}/{flag}", row=int(marked[0]))
+        raise refused(table.file, what, column=flag, row=int(marked[0]))
     return bool(len(marked))
 
 

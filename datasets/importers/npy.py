@@ -114,10 +114,7 @@ def numeric_array(
         raise ValueError(f"an array must be of real numbers, got dtype {str(kind)[:40]!r}")
     if not all(type(n) is int and n >= 0 for n in shape) or not isinstance(data, bytes):
         raise ValueError(f"an array must have sizes and bytes, got shape {str(shape)[:40]}")
-    dtype = np.dtype(kind)
-    if math.prod(shape) * dtype.itemsize != len(data):
-        raise ValueError(f"an array of shape {tuple(shape)} of {dtype} cannot be {len(data)} bytes")
-    return np.frombuffer(data, dtype).reshape(tuple(shape), order=order)
+    return np.frombuffer(data, np.dtype(kind)).reshape(tuple(shape), order=order)
 
 
 class NpyTable:

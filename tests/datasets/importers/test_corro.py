@@ -13,7 +13,6 @@ from .layouts import (
     load,
     make_walk,
     make_walks,
-    with_ends,
     write_arrays,
     write_corro,
 )
@@ -45,15 +44,18 @@ def test_parameters_are_the_numbers_in_a_folders_name(tmp_path):
         find_tasks(str(tmp_path))
 
 
-def test_a_walk_that_goes_on_is_cut_at_the_horizon(tmp_path):
-    """Episodes that begin where the last one ended look like one; the horizon parts them."""
-    long = make_walk(18)
-    write_arrays(tmp_path / "seed_1", corro_arrays([with_ends(long, terminated=0, truncated=0)]))
-    found, _ = load("corro", tmp_path)
+def test_episodes_that_cannot_be_told_apart_are_not_cut_at_a_guess(tmp_path):
+    """Those that begin where the last one ended look like one that is too long."""
+    arrays = corro_arrays([make_walk(18)])
+    write_arrays(tmp_path / "flat" / "seed_1", arrays)
+    with pytest.raises(DatasetError, match=r"row 0: .* at most the horizon of 6 steps, got 18"):
+        load("corro", tmp_path / "flat")
+    trajectories = {n: v.reshape(3, 6, -1).transpose(1, 0, 2) for n, v in arrays.items()}
+    write_arrays(tmp_path / "parted" / "seed_1", trajectories)
+    found, _ = load("corro", tmp_path / "parted")
     assert [len(e) for e in found[1]] == [6, 6, 6]
-    assert all(e.truncated[-1] and not e.terminated[-1] for e in found[1])
     joined = np.concatenate([e.observation for e in found[1]])
-    np.testing.assert_array_equal(joined, long.observation)
+    np.testing.assert_array_equal(joined, make_walk(18).observation)
 
 
 @pytest.mark.parametrize("rows", [1, 4, 7])

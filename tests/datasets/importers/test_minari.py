@@ -62,7 +62,10 @@ def test_of_a_composite_observation_the_named_parts_are_taken_in_order(tmp_path)
     assert_same_episodes(found[0], EPISODES)
     turned, _ = load("minari", folder, observation_keys=("near", "far"))
     np.testing.assert_array_equal(turned[0][0].observation[:, 0], EPISODES[0].observation[:, 2])
-    with pytest.raises(DatasetError, match="column high: must be there, the file holds far, near"):
+    with pytest.raises(
+        DatasetError,
+        match="column episode_0/observations/high: must be there, beside it are far, near",
+    ):
         load("minari", folder, observation_keys=("high",))
 
 
@@ -84,8 +87,11 @@ def replaced(name, values):
     [
         (lambda f: f.pop("episode_3"), "must hold groups episode_0, episode_1"),
         (lambda f: f.pop("episode_12"), "must hold the 13 episodes that metadata.json states"),
-        (lambda f: f["episode_2"].pop("rewards"), "column rewards: must be there"),
-        (lambda f: f["episode_2"].pop("observations"), "column observations: must be there"),
+        (lambda f: f["episode_2"].pop("rewards"), "column episode_2/rewards: must be there"),
+        (
+            lambda f: f["episode_2"].pop("observations"),
+            "column episode_2/observations: must be there",
+        ),
         (lambda f: f["episode_2"]["rewards"].resize((5,)), "must have equally many rows"),
         (
             lambda f: f["episode_2"]["observations"].resize((6, 3)),
@@ -103,7 +109,7 @@ def replaced(name, values):
         ),
         (replaced("episode_2/actions", np.zeros(6, int)), "column episode_2/actions, row 0: must"),
         (replaced("episode_2/actions", ["a"] * 6), "column episode_2/actions: must hold numbers"),
-        (replaced("episode_2", np.zeros(3)), "column episode_2: must be a group, it is an array"),
+        (replaced("episode_2", np.zeros(3)), "column episode_2/actions: must be in a group"),
     ],
 )
 def test_what_is_wrong_is_told_with_file_column_and_row(data_set, change, told):
