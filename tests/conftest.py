@@ -1,4 +1,4 @@
-"""Shared set-up: one thread for torch, shapes checked at run time in the numerical layers."""
+"""Shared set-up: one thread for torch, shapes checked at run time, an order for two processes."""
 
 import os
 
@@ -11,6 +11,18 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["causeway.datasets.batches", "causeway.learners"], "beartype.beartype")
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps each file's tests, and all that start a Ray, in one process; the longest go first."""
+    ranks = {"ray": 0, "learning": 1}
+    ranked = []
+    for item in items:
+        kind = next((name for name in ranks if item.get_closest_marker(name)), None)
+        item.add_marker(pytest.mark.xdist_group("ray" if kind == "ray" else str(item.path)))
+        ranked.append((ranks.get(kind or "", len(ranks)), item))
+    items[:] = [item for _, item in sorted(ranked, key=lambda pair: pair[0])]
 
 
 @pytest.fixture(scope="session")
