@@ -61,6 +61,19 @@ def existing_run(folder: Path) -> tuple[RunConfig, Checkpoint | None, list[str]]
         ConfigError: this is not the folder of a run, or not under the run's name.
         CheckpointError: it has checkpoints but none that can be used.
     """
+    config = run_in(folder)
+    if not has_checkpoints(folder):
+        return config, None, []
+    checkpoint, faults = load_latest(folder)
+    return config, checkpoint, faults
+
+
+def run_in(folder: Path) -> RunConfig:
+    """The configuration of the run whose folder this is, with the place where it is now.
+
+    Raises:
+        ConfigError: this is not the folder of a run, or not under the run's name.
+    """
     path = folder / CONFIG_NAME
     if not path.exists():
         raise ConfigError(
@@ -74,11 +87,7 @@ def existing_run(folder: Path) -> tuple[RunConfig, Checkpoint | None, list[str]]
             f"{folder} holds the run {config.name!r} and must be called so, got {here.name!r}: "
             "the run's ledger is kept under its name; rename the folder back"
         )
-    config = config.replace(run=dataclasses.replace(config.run, folder=str(here.parent)))
-    if not has_checkpoints(folder):
-        return config, None, []
-    checkpoint, faults = load_latest(folder)
-    return config, checkpoint, faults
+    return config.replace(run=dataclasses.replace(config.run, folder=str(here.parent)))
 
 
 def launch(config: RunConfig, checkpoint: Checkpoint | None, view: ProgressView) -> Outcome:

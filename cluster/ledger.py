@@ -245,6 +245,15 @@ class Ledger:
         return CommitResult(answer)
 
 
+def waiting_records(spool_path: Path) -> list[ShardRecord]:
+    """The commits that wait in a spool, read without touching it: another process may write it."""
+    try:
+        lines = spool_path.read_text().split("\n")[:-1]
+    except FileNotFoundError:
+        return []
+    return [record for line in lines if (record := _read_record(line)) is not None]
+
+
 def _read_record(line: str) -> ShardRecord | None:
     try:
         return ShardRecord.from_json(line)

@@ -1,6 +1,9 @@
-"""The names that a run's parts have on a shared Ray or Redis."""
+"""The names that a run's parts have on a shared Ray or Redis, and in its folder."""
 
 NAMESPACE = "causeway"  # of every named actor
+SHARDS_NAME = "shards"  # unlabelled rollouts, as collectors write them
+ONLINE_NAME = "online"  # the same, labelled by the learner and kept by the task stream
+SPOOL_NAME = "spool.jsonl"  # commits that wait for Redis
 
 
 def check_run_name(run: str) -> str:

@@ -14,12 +14,12 @@ from causeway.cluster.config import RunConfig
 from causeway.cluster.evaluation import EvaluationReport, EvaluationService
 from causeway.cluster.learner import BlockReport, LearnerService, make_collector
 from causeway.cluster.ledger import ShardRecord
+from causeway.cluster.naming import SHARDS_NAME
 from causeway.cluster.streams import TaskStream
 from causeway.cluster.weights import StoreHandle, WeightPublisher, WeightReader, decode
 from causeway.datasets.batches import MetaBlock, RowLayout
 from causeway.datasets.shards import write_shard
 
-SHARDS_NAME = "shards"
 PULL_TIMEOUT_S = 30.0
 
 Published = tuple[int, list[Any]]  # updates, and a list of one reference to the weights

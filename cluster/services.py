@@ -9,6 +9,7 @@ from pathlib import Path
 from causeway.cluster.config import RunConfig
 from causeway.cluster.control import Control, ControlConfig
 from causeway.cluster.ledger import Ledger, LedgerConfig
+from causeway.cluster.naming import SPOOL_NAME
 from causeway.cluster.redis_link import LinkConfig, RedisAwayError, connect
 from causeway.cluster.redis_server import RedisServerError, RunRedis, redis_for_run
 
@@ -55,5 +56,5 @@ def run_services(config: RunConfig, folder: Path) -> Iterator[RunServices]:
         yield RunServices(
             redis=redis,
             control=Control(client, config.name, ControlConfig()),
-            ledger=Ledger(client, config.name, folder / "spool.jsonl", LedgerConfig()),
+            ledger=Ledger(client, config.name, folder / SPOOL_NAME, LedgerConfig()),
         )

@@ -16,6 +16,7 @@ from causeway.actors.collector import Assignment
 from causeway.actors.tasks.family import Task
 from causeway.cluster.config import RunConfig
 from causeway.cluster.labelling import LabelledRollout
+from causeway.cluster.naming import ONLINE_NAME
 from causeway.datasets.batches import MetaBlock
 from causeway.datasets.buffers import open_buffers
 from causeway.datasets.cache import RowCache, default_cache_folder
@@ -57,7 +58,7 @@ class TaskStream:
 
     def __init__(self, config: RunConfig, tasks: Sequence[Task], folder: Path) -> None:
         self._config = config
-        self._folder = folder / "online"
+        self._folder = folder / ONLINE_NAME
         self._store = open_data(config)
         self._layout = self._store.layout
         self._tasks = {task.id: task for task in tasks}

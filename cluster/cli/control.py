@@ -1,4 +1,4 @@
-"""Commands for a run that is at work: `status`, `scale`, `pause`, `unpause`, `stop`, `events`."""
+"""Commands for a run that is at work: `status`, `scale`, `pause`, `checkpoint`, `events` ..."""
 
 import contextlib
 import time
@@ -14,9 +14,10 @@ from causeway.cluster.config_yaml import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from causeway.cluster.control import Control
+    from causeway.cluster.control import Control, Event
 
 STALE_S = 15.0  # a run that has said nothing for so long is taken for dead
+POLL_S = 0.5
 RunFolder = Annotated[Path, typer.Argument(help="The run's folder.")]
 
 
@@ -66,22 +67,49 @@ def stop(folder: RunFolder) -> None:
     print_line(f"asked to stop; 'causeway resume {folder}' goes on from its checkpoint")
 
 
+def checkpoint(
+    folder: RunFolder,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=0.0, help="Seconds to wait for it; 0 only asks.")
+    ] = 120.0,
+) -> None:
+    """Have a run write a checkpoint now; exit code 1 if it has not in time."""
+    with _control(folder) as control:
+        number = control.request_checkpoint()
+        deadline = time.monotonic() + timeout_s
+        while control.commands().checkpoint_finished < number:
+            if time.monotonic() >= deadline:
+                print_line(f"asked for a checkpoint; it was not there after {timeout_s:g} s")
+                raise typer.Exit(0 if timeout_s == 0.0 else 1)
+            time.sleep(POLL_S)
+    print_line(f"{folder} has a checkpoint of this moment")
+
+
 def events(
     folder: RunFolder,
     last: Annotated[int, typer.Option("--last", min=1, help="How many.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", help="And those that come.")] = False,
 ) -> None:
     """Show the latest events of a run."""
     with _control(folder) as control:
-        found = control.latest_events(last)
-    rows = [
-        (
-            time.strftime("%H:%M:%S", time.localtime(event.time_s)),
-            event.kind,
-            ", ".join(f"{name} {value}" for name, value in event.fields.items()),
-        )
-        for event in found
-    ]
-    print_table(("time", "event", ""), rows)
+        found, place = control.latest_events(last), None
+        if not follow:
+            print_table(("time", "event", ""), [_words(event) for event in found])
+            return
+        while True:
+            for event in found:
+                print_line("  ".join(_words(event)))
+            place = found[-1].place if found else place
+            time.sleep(POLL_S)
+            found = control.events(place, max_count=1_000)
+
+
+def _words(event: "Event") -> tuple[str, str, str]:
+    return (
+        time.strftime("%H:%M:%S", time.localtime(event.time_s)),
+        event.kind,
+        ", ".join(f"{name} {value}" for name, value in event.fields.items()),
+    )
 
 
 @contextlib.contextmanager

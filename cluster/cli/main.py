@@ -15,7 +15,15 @@ import typer
 
 from causeway import __version__
 from causeway.cluster.cli.algorithms import algorithms
-from causeway.cluster.cli.control import events, pause, scale, status, stop, unpause
+from causeway.cluster.cli.control import (
+    checkpoint,
+    events,
+    pause,
+    scale,
+    status,
+    stop,
+    unpause,
+)
 from causeway.cluster.cli.data import data
 from causeway.cluster.cli.doctor import doctor
 from causeway.cluster.cli.families import families
@@ -23,6 +31,7 @@ from causeway.cluster.cli.invocation import Invocation, split_arguments
 from causeway.cluster.cli.output import complain, print_line
 from causeway.cluster.cli.report import evaluate, report
 from causeway.cluster.cli.train import resume, train
+from causeway.cluster.cli.verify import verify
 from causeway.cluster.config_yaml import ConfigError
 
 # Typer has carried its own click since 0.26 and does not name this class itself.
@@ -47,8 +56,10 @@ COMMANDS = (
     Command(name="scale", run=scale),
     Command(name="pause", run=pause),
     Command(name="unpause", run=unpause),
+    Command(name="checkpoint", run=checkpoint),
     Command(name="stop", run=stop),
     Command(name="events", run=events),
+    Command(name="verify", run=verify),
     Command(name="evaluate", run=evaluate),
     Command(name="report", run=report),
     Command(name="data", run=data),

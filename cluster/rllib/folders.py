@@ -12,10 +12,10 @@ from pathlib import Path
 
 from causeway.cluster.checkpoint import FOLDER_NAME, Checkpoint, CheckpointError, load_latest
 from causeway.cluster.config import CONFIG_NAME
+from causeway.cluster.naming import ONLINE_NAME
 from causeway.cluster.recorder import EVALUATIONS_NAME, METRICS_NAME, write_json
 
 STATE_NAME = "rllib.json"
-ONLINE_NAME = "online"  # where a task stream keeps labelled rollouts
 FILES = (METRICS_NAME, EVALUATIONS_NAME)
 
 
