@@ -25,7 +25,7 @@ from causeway.actors.rollout import (
 from causeway.actors.side_by_side import Manner, Share, rollout_side_by_side
 from causeway.actors.tasks.family import Dynamics
 from causeway.datasets.batches import RowLayout, Trajectory
-from causeway.datasets.policy import AdaptivePolicy
+from causeway.datasets.policy import AdaptivePolicy, labelling
 
 Version = tuple[int, int]  # generation, updates
 
@@ -278,13 +278,17 @@ class _Collection:
             )
             for _ in trajectories
         ]
-        rewards = self.policy.label(
-            stack_contexts(contexts, self.layout),
-            padded([trajectory.observation for trajectory in trajectories]),
-            padded([trajectory.action for trajectory in trajectories]),
-            padded([trajectory.next_observation for trajectory in trajectories]),
-            self.generators.torch,
-        ).numpy()
+        rewards = (
+            labelling(self.policy)
+            .label(
+                stack_contexts(contexts, self.layout),
+                padded([trajectory.observation for trajectory in trajectories]),
+                padded([trajectory.action for trajectory in trajectories]),
+                padded([trajectory.next_observation for trajectory in trajectories]),
+                self.generators.torch,
+            )
+            .numpy()
+        )
         return [
             rewards[n, : len(trajectory)].astype(np.float32)
             for n, trajectory in enumerate(trajectories)

@@ -9,7 +9,7 @@ from jaxtyping import Float32
 
 from causeway.actors.collector import Rollout, padded
 from causeway.datasets.batches import Episode, RowLayout
-from causeway.datasets.policy import AdaptivePolicy
+from causeway.datasets.policy import AdaptivePolicy, labelling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +37,12 @@ def label_rollout(
     The latents depend on the seed and the rollout's number, not on when it is labelled.
 
     Raises:
+        ValueError: the policy has no reward model.
         FloatingPointError: a label is not finite; nothing of the rollout may be trained on.
     """
     generator = torch.Generator(device).manual_seed(_mix(seed, rollout.sequence))
     trajectories = rollout.trajectories
-    rewards = policy.label(
+    rewards = labelling(policy).label(
         layout.context(torch.tensor(np.stack(contexts), device=device)),
         padded([t.observation for t in trajectories]).to(device),
         padded([t.action for t in trajectories]).to(device),

@@ -34,6 +34,19 @@ class AdaptivePolicy(Protocol):
         """Actions [N, A] in [-1, 1] for observations [N, O]; without a generator, deterministic."""
         ...
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """The inference parts, for broadcast."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+        """Takes broadcast weights."""
+        ...
+
+
+@runtime_checkable
+class LabellingPolicy(AdaptivePolicy, Protocol):
+    """A policy that tells rewards, too: what collection without rewards needs."""
+
     def label(
         self,
         context: ContextBatch,
@@ -53,13 +66,20 @@ class AdaptivePolicy(Protocol):
         """
         ...
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The inference parts, for broadcast."""
-        ...
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
-        """Takes broadcast weights."""
-        ...
+def labelling(policy: AdaptivePolicy) -> LabellingPolicy:
+    """The policy as one that labels.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not isinstance(policy, LabellingPolicy):
+        raise ValueError(
+            f"rollouts without rewards need a policy that labels them, {type(policy).__name__} "
+            "does not: train without a stage that collects, or with an algorithm that has a "
+            "reward model, such as smac"
+        )
+    return policy
 
 
 @runtime_checkable
