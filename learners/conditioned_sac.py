@@ -15,13 +15,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from causeway.datasets.batches import TransitionBatch
 from causeway.learners.formulas import polyak_update_, squashed_draw
-from causeway.learners.networks import Critics, TanhGaussianActor
-from causeway.learners.smac import critic_loss
+from causeway.learners.networks import Critics, TanhGaussianActor, call_detached
+from causeway.learners.rl_losses import critic_loss, soft_actor_loss, soft_target
 from causeway.learners.trainer import DivergedError
 
 OBSERVATION_BOUND = 10.0  # standard deviations beyond which a normalised observation is clipped
@@ -67,53 +67,6 @@ class ConditionedSacConfig:
             raise ValueError(
                 f"ConditionedSacConfig.actor_every must be at least 1, got {self.actor_every}"
             )
-
-
-# The losses, in the paper's order. Each stops the gradients that it must not send.
-
-
-def soft_target(
-    reward: Float[Tensor, "N B"],
-    terminated: Bool[Tensor, "N B"],
-    next_q: Float[Tensor, "E N B"],
-    next_log_prob: Float[Tensor, "N B"],
-    entropy_weight: Float[Tensor, ""],
-    *,
-    reward_scale: float,
-    discount: float,
-) -> Float[Tensor, "N B"]:
-    """The critics' regression target; a time limit bootstraps, a true end does not.
-
-        y = c r + discount (1 - terminated) (min_k Q'_k(s', a') - alpha log pi(a' | s'))
-
-    Paper, sec. 4.2, eqs. (3) and (5). Sends no gradient.
-
-    Args:
-        reward: unscaled.
-        terminated: true ends only, never time limits.
-        next_q: target critics at s' and a' ~ pi(. | s').
-        next_log_prob: of a', nats.
-        entropy_weight: alpha, in scaled reward units per nat.
-        reward_scale: c.
-        discount: in [0, 1).
-    """
-    value = next_q.amin(0) - entropy_weight * next_log_prob
-    return (reward_scale * reward + discount * torch.where(terminated, 0.0, value)).detach()
-
-
-def soft_actor_loss(
-    q: Float[Tensor, "E N B"],
-    log_prob: Float[Tensor, "N B"],
-    entropy_weight: Float[Tensor, ""],
-) -> Float[Tensor, ""]:
-    """How far the actor is from the critics' soft-greedy policy.
-
-        L_actor = E [ alpha log pi(a~ | s) - min_k Q_k(s, a~) ],    a~ reparameterised
-
-    Paper, sec. 4.2, eq. (9). alpha gets no gradient; the caller passes critics whose parameters
-    are detached.
-    """
-    return (entropy_weight.detach() * log_prob - q.amin(0)).mean()
 
 
 def entropy_weight_loss(
@@ -244,7 +197,7 @@ class ConditionedSac:
         losses = {"critic": critic_loss(q, target)}
         if with_actor:
             action, log_prob = self._draw(s, condition, generator)
-            own_q = self._detached_critics(s, action, condition).float()
+            own_q = call_detached(self.critics, s, action, condition).float()
             losses["actor"] = soft_actor_loss(own_q, log_prob, entropy_weight)
             losses["entropy_weight"] = entropy_weight_loss(
                 self.log_entropy_weight, log_prob, target_entropy=self._target_entropy
@@ -324,9 +277,3 @@ class ConditionedSac:
     ) -> tuple[Tensor, Tensor]:
         mean, log_std = (x.float() for x in self.policy.actor(s, condition))
         return squashed_draw(mean, log_std, torch.randn(mean.shape, generator=generator))
-
-    def _detached_critics(self, s: Tensor, a: Tensor, condition: Tensor) -> Tensor:
-        """Q that passes gradients to the action and none to the critics' parameters."""
-        frozen = {name: p.detach() for name, p in self.critics.named_parameters()}
-        q: Tensor = torch.func.functional_call(self.critics, frozen, (s, a, condition))
-        return q

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 LOG_STD_RANGE = (-20.0, 2.0)
+LOG_RATIO_BOUND = 10.0  # nats: exp() of it is taken
 
 
 class Perceptron(nn.Sequential):
@@ -68,6 +69,34 @@ class Critics(nn.Module):
         return q.reshape(-1, *x.shape[:2])
 
 
+class StateValue(nn.Module):
+    """The value of [s; z]."""
+
+    def __init__(self, observation: int, latent: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.body = Perceptron([observation + latent, *hidden, 1])
+
+    def forward(self, s: Float[Tensor, "N B O"], z: Float[Tensor, "N Z"]) -> Float[Tensor, "N B"]:
+        """V(s, z)."""
+        value: Tensor = self.body(torch.cat([s, spread(z, s)], dim=-1))
+        return value[..., 0]
+
+
+class LogRatio(nn.Module):
+    """How much likelier an action is under one policy than under another, in nats, bounded."""
+
+    def __init__(self, observation: int, action: int, latent: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.body = Perceptron([observation + action + latent, *hidden, 1])
+
+    def forward(
+        self, s: Float[Tensor, "N B O"], a: Float[Tensor, "N B A"], z: Float[Tensor, "N Z"]
+    ) -> Float[Tensor, "N B"]:
+        """The logarithm of the ratio at a, within +-10."""
+        raw: Tensor = self.body(torch.cat([s, a, spread(z, s)], dim=-1))
+        return LOG_RATIO_BOUND * torch.tanh(raw[..., 0] / LOG_RATIO_BOUND)
+
+
 class GaussianEncoder(nn.Module):
     """One Gaussian factor over z per transition: mean and softplus variance."""
 
@@ -114,3 +143,10 @@ class TanhGaussianActor(nn.Module):
 def spread(z: Float[Tensor, "N Z"], like: Float[Tensor, "N B _"]) -> Float[Tensor, "N B Z"]:
     """Each task's z beside each of its transitions."""
     return z[:, None, :].expand(-1, like.shape[1], -1)
+
+
+def call_detached(module: nn.Module, *inputs: Tensor) -> Tensor:
+    """The module's output: gradients pass to its inputs and none to its parameters."""
+    frozen = {name: p.detach() for name, p in module.named_parameters()}
+    output: Tensor = torch.func.functional_call(module, frozen, inputs)
+    return output

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from causeway.datasets.batches import RowLayout
-from causeway.learners import conditioned_sac
+from causeway.learners import conditioned_sac, rl_losses
 from causeway.learners.conditioned_sac import ConditionedSac, ConditionedSacConfig
 from causeway.learners.formulas import squashed_draw, tanh_gaussian_log_prob
 from causeway.learners.trainer import DivergedError
@@ -41,7 +41,7 @@ def test_the_target_equals_the_papers_sum_and_a_time_limit_keeps_its_bootstrap()
         for b in range(5):
             value = min(next_q[0, n, b], next_q[1, n, b]) - 0.3 * log_prob[n, b]
             expected[n, b] = 4.0 * reward[n, b] + (0.0 if terminated[n, b] else 0.9 * value)
-    actual = conditioned_sac.soft_target(
+    actual = rl_losses.soft_target(
         reward,
         terminated,
         next_q.requires_grad_(),
@@ -62,7 +62,7 @@ def test_the_actors_loss_equals_the_papers_sum_and_leaves_the_entropy_weight_alo
         for b in range(5):
             total += 0.7 * log_prob[n, b].item() - min(q[0, n, b].item(), q[1, n, b].item())
     q.requires_grad_()
-    loss = conditioned_sac.soft_actor_loss(q, log_prob.requires_grad_(), weight)
+    loss = rl_losses.soft_actor_loss(q, log_prob.requires_grad_(), weight)
     assert loss.item() == pytest.approx(total / 15, rel=1e-12)
     loss.backward()
     assert weight.grad is None

@@ -41,7 +41,7 @@ def make_case(**changes):
         for module in algorithm.modules().values():
             for parameter in module.parameters():
                 parameter *= 2.0
-        for parameter in algorithm.target_critics.parameters():
+        for parameter in algorithm.rl.target_critics.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, generator=generator(1))
     batch = make_batch(tasks=3, transitions=6, context=5)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 1, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
@@ -63,9 +63,9 @@ class Reference:
         self.config = algorithm.config
         self.encoder = plain_layers(algorithm.encoder)
         self.decoder = plain_layers(algorithm.decoder)
-        self.actor = plain_layers(algorithm.actor)
-        self.critics = [ensemble_layers(algorithm.critics, k) for k in range(2)]
-        self.targets = [ensemble_layers(algorithm.target_critics, k) for k in range(2)]
+        self.actor = plain_layers(algorithm.rl.actor)
+        self.critics = [ensemble_layers(algorithm.rl.critics, k) for k in range(2)]
+        self.targets = [ensemble_layers(algorithm.rl.target_critics, k) for k in range(2)]
 
     def following(self, next_observation):
         return next_observation if self.config.next_observation_in_context else []
@@ -247,7 +247,7 @@ def test_actions_on_noise_are_those_of_a_policy_that_draws_it():
 
 @pytest.mark.parametrize(("bias", "expected"), [(-99.0, -20.0), (99.0, 2.0), (0.5, 0.5)])
 def test_the_log_std_is_clamped(bias, expected):
-    actor = make_smac().actor
+    actor = make_smac().rl.actor
     with torch.no_grad():
         actor.body[-1].weight.zero_()
         actor.body[-1].bias[2:] = bias
@@ -471,9 +471,9 @@ def test_target_critics_start_as_copies_and_follow_at_the_polyak_rate():
         assert torch.equal(ours, theirs)
         assert ours.data_ptr() != theirs.data_ptr()
     with torch.no_grad():
-        for parameter in algorithm.critics.parameters():
+        for parameter in algorithm.rl.critics.parameters():
             parameter += 1.0
-    before = [p.clone() for p in algorithm.target_critics.parameters()]
+    before = [p.clone() for p in algorithm.rl.target_critics.parameters()]
     algorithm.after_update(OFFLINE)
     for old, (target, source) in zip(
         before, zip(*both_critics(algorithm), strict=True), strict=True
@@ -482,7 +482,7 @@ def test_target_critics_start_as_copies_and_follow_at_the_polyak_rate():
 
 
 def both_critics(algorithm):
-    return algorithm.target_critics.parameters(), algorithm.critics.parameters()
+    return algorithm.rl.target_critics.parameters(), algorithm.rl.critics.parameters()
 
 
 def test_the_critics_of_an_ensemble_differ_from_the_start():

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from causeway.learners import smac
+from causeway.learners import rl_losses, smac
 from tests.learners.factories import derandomised, doubles
 
 EXACT = 1e-12
@@ -75,11 +75,11 @@ def reference_actor_loss(log_prob, weight):
 
 def critic_target(reward, terminated, next_q, **changes):
     options = {"reward_scale": 5.0, "discount": 0.9, **changes}
-    return smac.critic_target(reward, terminated, next_q, **options)
+    return rl_losses.critic_target(reward, terminated, next_q, **options)
 
 
 def weights(advantage, weighting, temperature=0.5, max_weight=2.0):
-    return smac.advantage_weights(
+    return rl_losses.advantage_weights(
         advantage, weighting=weighting, temperature=temperature, max_weight=max_weight
     )
 
@@ -112,7 +112,7 @@ def test_a_true_end_takes_nothing_from_the_next_state_even_if_it_is_infinite():
 
 def test_the_critic_loss_equals_the_papers_sum():
     q, target = doubles(2, 3, 5), doubles(3, 5, seed=1)
-    actual = smac.critic_loss(q, target).item()
+    actual = rl_losses.critic_loss(q, target).item()
     assert actual == pytest.approx(reference_critic_loss(q, target), rel=EXACT)
 
 
@@ -154,14 +154,14 @@ def test_advantage_weights_equal_the_papers_formula(weighting):
 def test_the_actor_loss_equals_the_papers_sum(weighting):
     log_prob, advantage = doubles(3, 5, low=-4, high=4), doubles(3, 5, seed=1, low=-2, high=2)
     expected = reference_actor_loss(log_prob, reference_weights(advantage, weighting, 0.5, 2.0))
-    actual = smac.actor_loss(log_prob, weights(advantage, weighting)).item()
+    actual = rl_losses.actor_loss(log_prob, weights(advantage, weighting)).item()
     assert actual == pytest.approx(expected, rel=EXACT)
 
 
 def test_the_reparameterised_loss_equals_its_sum():
     q = doubles(2, 3, 5)
     total = sum(min(q[0, n, b].item(), q[1, n, b].item()) for n in range(3) for b in range(5))
-    actual = smac.reparameterised_loss(q, weight=0.7).item()
+    actual = rl_losses.reparameterised_loss(q, weight=0.7).item()
     assert actual == pytest.approx(-0.7 * total / 15, rel=EXACT)
 
 
@@ -171,12 +171,12 @@ def test_the_effective_sample_share_is_that_of_the_worst_task():
     for n in range(3):
         row = weight[n].tolist()
         shares.append(sum(row) ** 2 / sum(w * w for w in row) / 5)
-    assert smac.effective_sample_share(weight).item() == pytest.approx(min(shares), rel=EXACT)
+    assert rl_losses.effective_sample_share(weight).item() == pytest.approx(min(shares), rel=EXACT)
 
 
 def test_one_weight_alone_is_an_effective_sample_of_one():
     weight = torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 9.0, 0.0, 0.0]], dtype=torch.float64)
-    assert smac.effective_sample_share(weight).item() == pytest.approx(1 / 4, rel=EXACT)
+    assert rl_losses.effective_sample_share(weight).item() == pytest.approx(1 / 4, rel=EXACT)
 
 
 # Gradients: each loss stops those that it must not send.
@@ -190,7 +190,7 @@ def test_the_critic_target_sends_no_gradient():
 
 def test_the_critic_loss_sends_gradient_to_q_and_none_to_the_target():
     q, target = doubles(2, 3, 5).requires_grad_(), doubles(3, 5, seed=1).requires_grad_()
-    smac.critic_loss(q, target).backward()
+    rl_losses.critic_loss(q, target).backward()
     assert target.grad is None
     expected = 2.0 * (q - target).detach() / 15
     torch.testing.assert_close(q.grad, expected, rtol=EXACT, atol=0.0)
@@ -211,14 +211,14 @@ def test_advantage_weights_send_no_gradient(weighting):
 
 def test_the_actor_loss_sends_gradient_to_the_log_prob_and_none_to_the_weight():
     log_prob, weight = doubles(2, 3).requires_grad_(), doubles(2, 3, seed=1).requires_grad_()
-    smac.actor_loss(log_prob, weight).backward()
+    rl_losses.actor_loss(log_prob, weight).backward()
     assert weight.grad is None
     torch.testing.assert_close(log_prob.grad, -weight.detach() / 6, rtol=EXACT, atol=0.0)
 
 
 def test_the_reparameterised_loss_pulls_on_the_smaller_q_alone():
     q = doubles(2, 3, 5).requires_grad_()
-    smac.reparameterised_loss(q, weight=0.7).backward()
+    rl_losses.reparameterised_loss(q, weight=0.7).backward()
     smaller = q.detach() == q.detach().amin(0)
     assert not q.grad[~smaller].any()
     expected = torch.full_like(q.grad[smaller], -0.7 / 15)
@@ -232,11 +232,11 @@ def losses_of_a_batch(q, target, log_prob, weight, reward):
     """Every loss that is a mean over transitions, and so is the mean of its halves."""
     return torch.stack(
         [
-            smac.critic_loss(q, target),
-            smac.actor_loss(log_prob, weight),
+            rl_losses.critic_loss(q, target),
+            rl_losses.actor_loss(log_prob, weight),
             smac.reward_loss(log_prob, reward, None, reduction="rl_batch"),
             smac.reward_loss(log_prob, reward, None, reduction="context_sum"),
-            smac.reparameterised_loss(q, weight=0.7),
+            rl_losses.reparameterised_loss(q, weight=0.7),
             smac.kl_loss(torch.stack([reward, weight], 1), kl_weight=0.1, over_tasks="mean"),
         ]
     )

@@ -1,0 +1,175 @@
+"""What context-based methods act with: an actor on [s; z], and a belief that context gives.
+
+Two kinds of belief exist. A Gaussian one is mean and variance of z, and its prior is N(0, I). A
+method whose encoder has no distribution remembers the latents of the tasks it was trained on last,
+and its prior is one of these, drawn anew for each episode: it explores as if in a known task.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from causeway.datasets.batches import ContextBatch, TransitionBatch
+from causeway.learners.formulas import draw_gaussian
+from causeway.learners.networks import TanhGaussianActor
+
+
+def transition_features(
+    batch: ContextBatch | TransitionBatch, *, next_observation: bool
+) -> Float[Tensor, "N K I"]:
+    """What an encoder sees of each transition: [s, a, r], and s' where dynamics tell the task."""
+    parts = [batch.observation, batch.action, batch.reward[..., None]]
+    if next_observation:
+        parts.append(batch.next_observation)
+    return torch.cat(parts, dim=-1)
+
+
+class LatentPolicy(nn.Module, ABC):
+    """Acts on [s; z]; subclasses say what a belief is and how context gives one."""
+
+    def __init__(self, actor: TanhGaussianActor, latent_dim: int) -> None:
+        super().__init__()
+        self.actor, self.latent_dim = actor, latent_dim
+
+    @abstractmethod
+    def prior(self, num_tasks: int) -> Tensor:
+        """The belief before any context, one per task."""
+
+    @abstractmethod
+    def adapt(self, context: ContextBatch) -> Tensor:
+        """The belief given each task's context."""
+
+    @abstractmethod
+    def draw(self, belief: Tensor, generator: torch.Generator) -> Float[Tensor, "N Z"]:
+        """One z per task."""
+
+    @torch.no_grad()
+    def act(
+        self, observation: Tensor, latent: Tensor, generator: torch.Generator | None
+    ) -> Float[Tensor, "N A"]:
+        """The tanh of the mean, or of a draw where a generator is given."""
+        mean, log_std = (x[:, 0] for x in self.actor(observation[:, None], latent))
+        if generator is None:
+            return torch.tanh(mean)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        return torch.tanh(mean + log_std.exp() * noise)
+
+    @torch.no_grad()
+    def act_with_noise(
+        self, observation: Tensor, latent: Tensor, noise: Tensor
+    ) -> Float[Tensor, "N A"]:
+        """What `act` gives where it draws this noise."""
+        mean, log_std = (x[:, 0] for x in self.actor(observation[:, None], latent))
+        return torch.tanh(mean + log_std.exp() * noise)
+
+    @torch.no_grad()
+    def label(
+        self,
+        context: ContextBatch,
+        observation: Tensor,
+        action: Tensor,
+        next_observation: Tensor,
+        generator: torch.Generator,
+    ) -> Float[Tensor, "N T"]:
+        """Rewards of whole trajectories, one z per trajectory from its (offline) context.
+
+        Pong et al. 2022 (arXiv:2107.03974), sec. 5.2: the decoder only ever sees z from offline
+        context, so it has no shift in z; a wrong label amounts to a different, still valid, task.
+
+        Raises:
+            ValueError: the method has no reward decoder.
+        """
+        z = self.draw(self.adapt(context), generator)
+        return self.reward(observation, action, next_observation, z)
+
+    def reward(
+        self, observation: Tensor, action: Tensor, next_observation: Tensor, z: Tensor
+    ) -> Float[Tensor, "N B"]:
+        """The reward decoder's answer, in the environment's units.
+
+        Raises:
+            ValueError: the method has no reward decoder.
+        """
+        raise ValueError(
+            f"{type(self).__name__} must have a reward decoder to label, it has none: collect with "
+            "a method that labels, or with collection.true_rewards as an oracle"
+        )
+
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+class GaussianPolicy(LatentPolicy):
+    """A belief is mean and variance of z, [N, 2, Z]."""
+
+    @abstractmethod
+    def belief(self, context: ContextBatch) -> Float[Tensor, "N 2 Z"]:
+        """q(z | h); differentiable."""
+
+    @torch.no_grad()
+    def prior(self, num_tasks: int) -> Float[Tensor, "N 2 Z"]:
+        """N(0, I) for each task."""
+        shape, device = (num_tasks, self.latent_dim), self._device()
+        return torch.stack([torch.zeros(shape, device=device), torch.ones(shape, device=device)], 1)
+
+    @torch.no_grad()
+    def adapt(self, context: ContextBatch) -> Float[Tensor, "N 2 Z"]:
+        """The belief given each task's context."""
+        return self.belief(context)
+
+    @torch.no_grad()
+    def draw(self, belief: Tensor, generator: torch.Generator) -> Float[Tensor, "N Z"]:
+        """One z per task."""
+        noise = torch.randn(belief[:, 0].shape, generator=generator, device=belief.device)
+        return draw_gaussian(belief, noise)
+
+
+class TaskMemory(nn.Module):
+    """The latents that training met last: the prior of a method whose encoder has none."""
+
+    latents: Tensor
+
+    def __init__(self, size: int, latent_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("latents", torch.randn(size, latent_dim))
+
+    @torch.no_grad()
+    def remember(self, latents: Float[Tensor, "N Z"]) -> None:
+        """Puts these in front; the oldest are forgotten."""
+        kept = torch.cat([latents.detach().float(), self.latents])[: len(self.latents)]
+        self.latents.copy_(kept)
+
+
+class PointPolicy(LatentPolicy):
+    """A belief is [N, 1 + Z]: 1 and a latent where there is context, else 0 and nothing."""
+
+    def __init__(self, actor: TanhGaussianActor, memory: TaskMemory, latent_dim: int) -> None:
+        super().__init__(actor, latent_dim)
+        self.memory = memory
+
+    @abstractmethod
+    def embed(self, context: ContextBatch) -> Float[Tensor, "N Z"]:
+        """The latent of each task's context; differentiable. Without any, a finite number."""
+
+    @torch.no_grad()
+    def prior(self, num_tasks: int) -> Float[Tensor, "N 1+Z"]:
+        """Nothing known of any task."""
+        return torch.zeros(num_tasks, 1 + self.latent_dim, device=self._device())
+
+    @torch.no_grad()
+    def adapt(self, context: ContextBatch) -> Float[Tensor, "N 1+Z"]:
+        """The latent of each task's context, and whether it has any."""
+        known = context.mask.any(1, keepdim=True)  # [N, 1]
+        latent = self.embed(context).float()
+        return torch.cat([known.float(), torch.where(known, latent, 0.0)], dim=1)
+
+    @torch.no_grad()
+    def draw(self, belief: Tensor, generator: torch.Generator) -> Float[Tensor, "N Z"]:
+        """The belief's own latent, or that of a task remembered at random."""
+        remembered = self.memory.latents
+        index = torch.randint(
+            len(remembered), (len(belief),), generator=generator, device=belief.device
+        )
+        return torch.where(belief[:, :1] > 0.5, belief[:, 1:], remembered[index])
