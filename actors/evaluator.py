@@ -102,6 +102,7 @@ def evaluate(
     family: Family,
     tasks: Sequence[Task],
     *,
+    layout: RowLayout,
     protocol: str,
     config: EvaluationConfig,
     seed: int,
@@ -113,6 +114,7 @@ def evaluate(
         policy: what adapts and acts.
         family: where the tasks come from, with their true rewards.
         tasks: at least one; held-out ones, as a rule.
+        layout: how a context's transitions lie in rows; with outcomes where the policy reads them.
         protocol: how adaptation data is gathered, a name of `contexts.protocols`.
         config: how long, how often, how large a context.
         seed: results depend on it and on nothing else that is random; evaluations under one seed
@@ -125,7 +127,7 @@ def evaluate(
     if not tasks:
         raise ValueError("evaluate needs at least one task, got none")
     context_of = find_protocol(protocol)
-    runs = _Runs(policy, family, tasks, config, offline_contexts or {}, seed)
+    runs = _Runs(policy, family, tasks, layout, config, offline_contexts or {}, seed)
     history: list[list[Episode]] = []
     for _ in range(config.episodes):
         belief = runs.belief(context_of)
@@ -210,6 +212,7 @@ class _Runs:
         policy: AdaptivePolicy,
         family: Family,
         tasks: Sequence[Task],
+        layout: RowLayout,
         config: EvaluationConfig,
         offline_contexts: Mapping[int, Rows],
         seed: int,
@@ -217,7 +220,7 @@ class _Runs:
         self._policy, self._family, self._config = policy, family, config
         self._tasks = [task for task in tasks for _ in range(config.repeats)]
         self._offline = [offline_contexts.get(task.id) for task in self._tasks]
-        self._layout = RowLayout(family.observation_size, family.action_size)
+        self._layout = layout
         self._gathered = [np.zeros((0, self._layout.width), np.float32) for _ in self._tasks]
         self._dynamics = family.dynamics([task.dynamics for task in self._tasks])
         self._generators = Generators.from_key(seed)

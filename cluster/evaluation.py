@@ -58,7 +58,8 @@ class EvaluationService:
         self._config = config
         self._family = load_family(config.data.family)
         store = open_data(config)
-        self._policy = make_policy(config, store.layout)
+        self._layout = store.layout
+        self._policy = make_policy(config, self._layout)
         cache = row_cache(config)
         self._contexts, self._tasks = {}, []
         for task in find_split(self._family, config.data.split).test:
@@ -95,6 +96,7 @@ class EvaluationService:
             self._policy,
             self._family,
             self._tasks,
+            layout=self._layout,
             protocol=protocol,
             config=self._config.evaluation,
             seed=self._config.run.seed,

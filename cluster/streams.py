@@ -24,6 +24,7 @@ from causeway.datasets.faults import DatasetError
 from causeway.datasets.sampler import MetaSampler
 from causeway.datasets.shards import read_part, write_part
 from causeway.datasets.store import DatasetStore
+from causeway.learners.algorithm import outcome_discount
 
 Rows = Float32[np.ndarray, "K W"]
 
@@ -169,10 +170,16 @@ class TaskStream:
 def open_data(config: RunConfig) -> DatasetStore:
     """The run's data set, once it is known to be of the run's family.
 
+    Its rows tell outcomes of episodes where the algorithm asks for them.
+
     Raises:
         DatasetError: there is none, or it is of another family or split.
     """
-    store = DatasetStore.open(config.data.path, strict=config.data.strict)
+    store = DatasetStore.open(
+        config.data.path,
+        strict=config.data.strict,
+        outcome_discount=outcome_discount(config.hyperparameters),
+    )
     found = (store.manifest.family, store.manifest.split)
     wanted = (config.data.family, config.data.split)
     if found != wanted:

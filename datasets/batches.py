@@ -64,6 +64,19 @@ class Episode(Trajectory):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outcomes:
+    """How the episode of each transition went on, to its end; B may be K, of a context.
+
+    It is told before any rows are drawn, so it does not depend on which are.
+    """
+
+    return_to_go: Shaped[Tensor, "N B"]  # discounted sum of the rewards from this one to the end
+    steps_to_go: Shaped[Tensor, "N B"]  # transitions from this one to the last, which has 1
+    final_observation: Shaped[Tensor, "N B O"]  # the last transition's next observation
+    final_terminated: Bool[Tensor, "N B"]  # whether the last transition is a true end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TransitionBatch:
     """Transitions for the RL update, drawn apart from the context that infers z."""
 
@@ -73,6 +86,7 @@ class TransitionBatch:
     next_observation: Shaped[Tensor, "N B O"]
     terminated: Bool[Tensor, "N B"]
     truncated: Bool[Tensor, "N B"]
+    outcomes: Outcomes | None = None  # where the layout keeps them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +98,7 @@ class ContextBatch:
     reward: Shaped[Tensor, "N K"]
     next_observation: Shaped[Tensor, "N K O"]
     mask: Bool[Tensor, "N K"]  # True where there is a transition, False where there is padding
+    outcomes: Outcomes | None = None  # where the layout keeps them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,33 +114,41 @@ class MetaBatch:
 class RowLayout:
     """How one transition lies in a row of float32: the form of the cache and of blocks.
 
-    observation [O], action [A], reward, next_observation [O], terminated, truncated;
-    flags are 0 or 1.
+    observation [O], action [A], reward, next_observation [O], outcome where kept [3 + O],
+    terminated, truncated. The outcome is return_to_go, steps_to_go, final_terminated and
+    final_observation; flags are 0 or 1.
     """
 
     observation_size: int
     action_size: int
+    outcome_discount: float | None = None  # of the returns to go, in [0, 1]; None keeps no outcome
 
     @property
     def width(self) -> int:
         """W, the number of columns."""
-        return 2 * self.observation_size + self.action_size + 3
+        return sum(self._sizes)
+
+    @property
+    def _sizes(self) -> list[int]:
+        o, a = self.observation_size, self.action_size
+        return [o, a, 1, o, 0 if self.outcome_discount is None else 3 + o, 2]
 
     def pack(self, episode: Episode) -> Float32[np.ndarray, "T W"]:
         """The episode's transitions as rows, in time order."""
-        columns = (
+        columns = [
             episode.observation,
             episode.action,
             episode.reward[:, None],
             episode.next_observation,
+            *self._outcome_columns(episode),
             episode.terminated[:, None],
             episode.truncated[:, None],
-        )
+        ]
         return np.concatenate([np.asarray(c, np.float32) for c in columns], axis=1)
 
     def transitions(self, rows: Shaped[Tensor, "N B W"]) -> TransitionBatch:
         """The rows' fields, as views where the type allows it."""
-        observation, action, reward, following, flags = self._split(rows)
+        observation, action, reward, following, outcome, flags = self._split(rows)
         return TransitionBatch(
             observation=observation,
             action=action,
@@ -133,13 +156,14 @@ class RowLayout:
             next_observation=following,
             terminated=flags[..., 0] > 0.5,
             truncated=flags[..., 1] > 0.5,
+            outcomes=self._outcomes(outcome),
         )
 
     def context(
         self, rows: Shaped[Tensor, "N K W"], mask: Bool[Tensor, "N K"] | None = None
     ) -> ContextBatch:
         """The rows as a context; without a mask, every row counts."""
-        observation, action, reward, following, _ = self._split(rows)
+        observation, action, reward, following, outcome, _ = self._split(rows)
         if mask is None:
             mask = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
         return ContextBatch(
@@ -148,12 +172,38 @@ class RowLayout:
             reward=reward,
             next_observation=following,
             mask=mask,
+            outcomes=self._outcomes(outcome),
         )
 
-    def _split(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        sizes = [self.observation_size, self.action_size, 1, self.observation_size, 2]
-        observation, action, reward, following, flags = torch.split(rows, sizes, dim=-1)
-        return observation, action, reward[..., 0], following, flags
+    def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        observation, action, reward, *others = torch.split(rows, self._sizes, dim=-1)
+        return observation, action, reward[..., 0], *others
+
+    def _outcomes(self, columns: Tensor) -> Outcomes | None:
+        if self.outcome_discount is None:
+            return None
+        return Outcomes(
+            return_to_go=columns[..., 0],
+            steps_to_go=columns[..., 1],
+            final_terminated=columns[..., 2] > 0.5,
+            final_observation=columns[..., 3:],
+        )
+
+    def _outcome_columns(self, episode: Episode) -> list[np.ndarray]:
+        if self.outcome_discount is None or len(episode) == 0:
+            return [np.zeros((len(episode), self._sizes[4]), np.float32)]
+        length = len(episode)
+        return_to_go = np.empty((length, 1))
+        following = 0.0
+        for step in reversed(range(length)):
+            following = episode.reward[step] + self.outcome_discount * following
+            return_to_go[step] = following
+        return [
+            return_to_go,
+            np.arange(length, 0, -1)[:, None],
+            np.full((length, 1), episode.terminated[-1]),
+            np.repeat(episode.next_observation[-1:], length, axis=0),
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -201,6 +201,8 @@ class RowCache:
 def _key(layout: RowLayout, parts: tuple[PartEntry, ...]) -> str:
     """What the name of a file with the rows of these parts begins with."""
     words = [FORMAT, str(layout.observation_size), str(layout.action_size)]
+    if layout.outcome_discount is not None:
+        words.append(f"outcomes {layout.outcome_discount!r}")
     key = hashlib.sha256("/".join(words + [part.sha256 for part in parts]).encode())
     return key.hexdigest()[:40]
 

@@ -90,6 +90,32 @@ def draw_contexts(
     return positions
 
 
+def draw_stretches(
+    generator: np.random.Generator, reaches: Sequence[Reach], first: int, second: int
+) -> tuple[Positions, Positions]:
+    """Positions of two stretches of each place's rows, each in time order, from anywhere.
+
+    The rows are taken as a ring, so that every row is as likely as any other. The stretches of a
+    place share no row if it has enough of them; if not, they are drawn independently.
+
+    Args:
+        generator: the only source of chance.
+        reaches: what each place is drawn from, online rows behind the offline ones.
+        first: how many rows the first stretch has.
+        second: how many the second one has.
+    """
+    total = np.array([reach.num_reachable + reach.num_online for reach in reaches])
+    begin = generator.integers(total)
+    between = total - first - second  # rows that are in neither
+    ahead = first + generator.integers(np.maximum(between, 0) + 1)
+    ahead = np.where(between >= 0, ahead, generator.integers(total))
+    ring = total[:, None]
+    return (
+        (begin[:, None] + np.arange(first)) % ring,
+        ((begin + ahead)[:, None] + np.arange(second)) % ring,
+    )
+
+
 class _Ranges(NamedTuple):
     """Each place's positions: so many from [0, first), and so many from the `second` behind it."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from causeway.datasets.batches import MetaBlock
-from causeway.datasets.draws import Positions, draw_contexts, draw_rows
+from causeway.datasets.draws import Positions, draw_contexts, draw_rows, draw_stretches
 from causeway.datasets.memory import RecycledMemory
 from causeway.datasets.reach import Reach
 from causeway.datasets.rows import ROW_DTYPE, generator_state
@@ -29,6 +29,7 @@ class SamplerConfig:
     context_per_task: int = 64  # K
     distinct_tasks: bool = False  # whether a meta-batch may hold a task only once
     context_episodes: int | None = None  # M, whole ones, that a context is of; None: of any rows
+    stretches: bool = False  # context and transitions are each rows that follow one another
     online_share: float | None = None  # of a draw's rows; None: uniform over the grown buffer
     mode: Literal["auto", "mapped", "streamed"] = "auto"  # auto: mapped if the budget allows it
     memory_budget_bytes: int = 2 << 30  # for all offline rows, mapped or streamed
@@ -63,6 +64,12 @@ class SamplerConfig:
                 "SamplerConfig.online_share must lie in [0, 1] or be null (uniform over offline "
                 f"and online rows), got {self.online_share}"
             )
+        if self.stretches and (self.context_episodes is not None or self.online_share is not None):
+            raise ValueError(
+                "SamplerConfig.stretches must be false with context_episodes or online_share, got "
+                f"context_episodes {self.context_episodes} and online_share {self.online_share}: "
+                "a stretch lies wherever it is drawn; set the other two to null"
+            )
         if self.mode not in ("auto", "mapped", "streamed"):
             raise ValueError(
                 f"SamplerConfig.mode must be auto, mapped or streamed, got {self.mode!r}"
@@ -89,7 +96,8 @@ class MetaSampler:
     transition is in both; a buffer with fewer rows than that is drawn from twice, independently.
 
     With `context_episodes`, a context is instead of that many whole episodes, as at adaptation it
-    is of one exploration; see `draw_contexts`.
+    is of one exploration; see `draw_contexts`. With `stretches`, context and transitions are rows
+    in time order; see `draw_stretches`.
 
     Args:
         buffers: by task id; they may grow while the sampler is in use.
@@ -178,15 +186,22 @@ class MetaSampler:
         transitions: Float32[np.ndarray, "P B W"],
     ) -> None:
         reaches = [self._buffers[each].reach() for each in task.tolist()]
-        choose = (
-            self._choose_rows if self._config.context_episodes is None else self._choose_episodes
-        )
-        in_context, others = choose(reaches)
+        in_context, others = self._choose(reaches)
         for place, reach in enumerate(reaches):
             reach.gather(in_context[place], context[place])
             reach.gather(others[place], transitions[place])
         for reach in reaches:  # last: a task may be there twice, and positions hold until then
             reach.advance()
+
+    def _choose(self, reaches: Sequence[Reach]) -> tuple[Positions, Positions]:
+        """The positions of each place's context, and of its transitions."""
+        config = self._config
+        if config.stretches:
+            sizes = (config.context_per_task, config.transitions_per_task)
+            return draw_stretches(self._generator, reaches, *sizes)
+        if config.context_episodes is not None:
+            return self._choose_episodes(reaches)
+        return self._choose_rows(reaches)
 
     def _choose_rows(self, reaches: Sequence[Reach]) -> tuple[Positions, Positions]:
         """The positions of contexts of any rows, and of the transitions."""

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from causeway.datasets.batches import Episode, RowLayout
@@ -31,26 +31,37 @@ class DatasetStore:
     be written to, in quarantine.json), left where it is, and skipped from then on.
     """
 
-    def __init__(self, folder: Location, manifest: Manifest, *, strict: bool) -> None:
+    def __init__(
+        self, folder: Location, manifest: Manifest, layout: RowLayout, *, strict: bool
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
+        self.layout = layout  # how its transitions lie in rows
         self._strict = strict
         self._faults: dict[str, tuple[Fault, ...]] = {}  # by the path of the part
 
     @classmethod
-    def open(cls, path: str | Path | Location, strict: bool = False) -> "DatasetStore":
+    def open(
+        cls,
+        path: str | Path | Location,
+        strict: bool = False,
+        outcome_discount: float | None = None,
+    ) -> "DatasetStore":
         """Opens a data set and looks for missing and cut-off files.
 
         Args:
             path: its folder, local or as a URI.
             strict: read every file now, and refuse the data set for the first fault.
+            outcome_discount: of the returns that its rows tell; None: rows tell no outcome.
 
         Raises:
             DatasetError: if there is no data set, if its manifest cannot be used, or, when strict,
                 if a file cannot.
         """
         folder = Location.parse(path)
-        store = cls(folder, _read_manifest(folder), strict=strict)
+        manifest = _read_manifest(folder)
+        layout = replace(manifest.layout, outcome_discount=outcome_discount)
+        store = cls(folder, manifest, layout, strict=strict)
         store._quarantine_missing()
         if strict:
             store.verify()
@@ -65,11 +76,6 @@ class DatasetStore:
     def fault_share(self) -> float:
         """The share of the parts that are quarantined."""
         return len(self._faults) / max(1, sum(len(task.parts) for task in self.manifest.tasks))
-
-    @property
-    def layout(self) -> RowLayout:
-        """How its transitions lie in rows."""
-        return self.manifest.layout
 
     def task_ids(self, part: SplitPart | None = "train") -> tuple[int, ...]:
         """The ids of the tasks in that part of the split, in order; None: of all."""

@@ -40,7 +40,8 @@ class Algorithm(Protocol):
     """An offline meta-RL method: networks, stages and losses. It steps nothing and logs nothing.
 
     Its class is made as `Class(observation_size, action_size, config)` and says two things without
-    being made: `Config`, the dataclass of its hyperparameters, and `STAGES`.
+    being made: `Config`, the dataclass of its hyperparameters, and `STAGES`. A `Config` may have
+    `outcome_discount`, see below.
     """
 
     STAGES: ClassVar[tuple[Stage, ...]]
@@ -72,3 +73,12 @@ class Algorithm(Protocol):
         updates in which it halves, smoothly; None or absent keeps it.
         """
         ...
+
+
+def outcome_discount(config: Any) -> float | None:
+    """The discount of the returns to go that batches must bring, as the hyperparameters have it.
+
+    None, or no such attribute: batches bring no `Outcomes`, and their rows are narrower.
+    """
+    discount: float | None = getattr(config, "outcome_discount", None)
+    return discount

@@ -37,6 +37,7 @@ def run(policy, tasks=TASKS, protocol="online_prior", seed=0, logs=None, family=
         policy,
         family,
         tasks,
+        layout=RowLayout(family.observation_size, family.action_size),
         protocol=protocol,
         config=EvaluationConfig(**config),
         seed=seed,

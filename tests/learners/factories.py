@@ -1,5 +1,7 @@
 """Small batches and algorithms for the tests of this folder."""
 
+import dataclasses
+
 import numpy as np
 import torch
 from hypothesis import settings
@@ -10,6 +12,7 @@ from causeway.learners.smac import Smac, SmacConfig
 from causeway.learners.trainer import Trainer, TrainerConfig
 
 LAYOUT = RowLayout(observation_size=3, action_size=2)
+WITH_OUTCOMES = RowLayout(observation_size=3, action_size=2, outcome_discount=0.9)
 CPU = TrainerConfig(device="cpu")
 derandomised = settings(derandomize=True, deadline=None, max_examples=50)
 
@@ -23,30 +26,39 @@ def doubles(*shape, seed=0, low=-1.0, high=1.0):
     return torch.from_numpy(np.random.default_rng(seed).uniform(low, high, shape))
 
 
-def make_rows(rng, *shape):
+def make_rows(rng, *shape, layout=LAYOUT):
     """Random transitions; about a third are true ends, a third time limits, some are both."""
-    o, a = LAYOUT.observation_size, LAYOUT.action_size
+    o, a = layout.observation_size, layout.action_size
+    others = np.random.default_rng(shape)  # bare rows are the same with outcomes and without
+    outcomes = [
+        others.normal(size=(*shape, 1)),  # returns to go, of episodes that are nowhere
+        others.integers(1, 9, (*shape, 1)),
+        others.random((*shape, 1)) < 1 / 3,
+        others.normal(size=(*shape, o)),
+    ]
     columns = [
         rng.normal(size=(*shape, o)),
         rng.uniform(-1, 1, (*shape, a)),
         rng.normal(size=(*shape, 1)),
         rng.normal(size=(*shape, o)),
+        *(outcomes if layout.outcome_discount is not None else []),
         rng.random((*shape, 2)) < 1 / 3,
     ]
     return np.concatenate(columns, axis=-1).astype(np.float32)
 
 
-def make_block(seed=0, updates=2, tasks=3, transitions=6, context=5):
+def make_block(seed=0, updates=2, tasks=3, transitions=6, context=5, layout=LAYOUT):
     rng = np.random.default_rng(seed)
     return MetaBlock(
         task=rng.integers(0, 9, (updates, tasks)),
-        context=make_rows(rng, updates, tasks, context),
-        transitions=make_rows(rng, updates, tasks, transitions),
+        context=make_rows(rng, updates, tasks, context, layout=layout),
+        transitions=make_rows(rng, updates, tasks, transitions, layout=layout),
     )
 
 
-def make_batch(seed=0, **sizes):
-    return make_block(seed, updates=1, **sizes).meta_batch(0, LAYOUT, torch.device("cpu"))
+def make_batch(seed=0, layout=LAYOUT, **sizes):
+    block = make_block(seed, updates=1, layout=layout, **sizes)
+    return block.meta_batch(0, layout, torch.device("cpu"))
 
 
 def make_smac(seed=0, **changes):
@@ -71,8 +83,8 @@ def make_algorithm(name, seed=0):
         return cls(LAYOUT.observation_size, LAYOUT.action_size, cls.Config())
 
 
-def make_trainer(algorithm, seed=0, config=CPU):
-    return Trainer(algorithm, LAYOUT, config, seed=seed)
+def make_trainer(algorithm, seed=0, config=CPU, layout=LAYOUT):
+    return Trainer(algorithm, layout, config, seed=seed)
 
 
 def parameters_of(algorithm):
@@ -93,3 +105,9 @@ def modules_with_gradient(algorithm):
             assert all(reached), f"some of {name}'s parameters have no gradient"
             found.add(name)
     return found
+
+
+def tensors_of(batch):
+    """A batch's tensors by name; bare rows bring no outcomes."""
+    values = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,6 +1,7 @@
 """What every registered algorithm must keep, whatever its method: a new one is covered unasked."""
 
 import dataclasses
+import functools
 import json
 
 import pytest
@@ -12,16 +13,13 @@ from causeway.datasets.policy import AdaptivePolicy, LabellingPolicy
 from causeway.learners.algorithm import Algorithm
 from causeway.learners.registry import algorithms, load_algorithm
 from causeway.learners.trainer import TrainerConfig
-from tests.learners.factories import (
-    LAYOUT,
-    generator,
-    make_algorithm,
-    make_batch,
-    make_block,
-    make_trainer,
-    parameters_of,
-)
+from tests.learners import factories
+from tests.learners.factories import WITH_OUTCOMES as LAYOUT
+from tests.learners.factories import generator, make_algorithm, parameters_of
 
+make_batch = functools.partial(factories.make_batch, layout=LAYOUT)
+make_block = functools.partial(factories.make_block, layout=LAYOUT)
+make_trainer = functools.partial(factories.make_trainer, layout=LAYOUT)
 NAMES = sorted(algorithms())
 WITH_STAGE = [(name, stage) for name in NAMES for stage in load_algorithm(name).STAGES]
 each_algorithm = pytest.mark.parametrize("name", NAMES)

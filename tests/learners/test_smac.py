@@ -19,6 +19,7 @@ from tests.learners.factories import (
     make_batch,
     make_smac,
     modules_with_gradient,
+    tensors_of,
 )
 
 ANY_FORM = [
@@ -153,7 +154,7 @@ class Reference:
 
 
 def as_numpy(batch):
-    values = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    values = tensors_of(batch)
     return SimpleNamespace(
         **{n: (v if v.dtype == torch.bool else v.double()).numpy() for n, v in values.items()}
     )
@@ -399,10 +400,7 @@ def test_the_order_of_context_changes_no_loss(changes):
     order = torch.tensor([3, 0, 4, 1, 2])
     shuffled = with_context(
         batch,
-        **{
-            f.name: getattr(batch.context, f.name)[:, order]
-            for f in dataclasses.fields(batch.context)
-        },
+        **{name: value[:, order] for name, value in tensors_of(batch.context).items()},
     )
     before = algorithm.losses(batch, OFFLINE, generator()).minimised
     after = algorithm.losses(shuffled, OFFLINE, generator()).minimised
@@ -422,16 +420,16 @@ def test_the_policys_belief_ignores_order_and_padding(seed, size, padding):
     padded = dataclasses.replace(
         context,
         **{
-            f.name: torch.cat(
+            name: torch.cat(
                 [
-                    (x := getattr(context, f.name))[:, order],
+                    x[:, order],
                     torch.full(
                         (3, padding, *x.shape[2:]), 4242.0 if x.is_floating_point() else False
                     ),
                 ],
                 1,
             )
-            for f in dataclasses.fields(context)
+            for name, x in tensors_of(context).items()
         },
     )
     torch.testing.assert_close(policy.adapt(padded), policy.adapt(context), rtol=1e-4, atol=1e-5)

@@ -118,6 +118,7 @@ def test_a_policy_given_the_context_of_another_task_fails(trained):
         ShuffledContexts(policy, 3 * config.evaluation.repeats),
         family,
         find_split(family, config.data.split).test,
+        layout=open_data(config).layout,
         protocol="online_prior",
         config=config.evaluation,
         seed=config.run.seed,
