@@ -5,6 +5,7 @@ import importlib
 from typing import Any
 
 ALGORITHMS: dict[str, str] = {
+    "macaw": "causeway.learners.macaw:Macaw",
     "smac": "causeway.learners.smac:Smac",
 }
 
