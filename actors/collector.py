@@ -142,7 +142,7 @@ class Collector:
                 "call set_weights, or what it gathers comes from a policy that no one trained"
             )
         collections = [self._begin(assignment) for assignment in assignments]
-        waiting, at_work = deque(collections), list[_Collection]()
+        waiting, at_work = deque(collections), list[Collection]()
         while waiting or at_work:
             while waiting and len(at_work) < self._places():
                 at_work.append(waiting.popleft())
@@ -150,11 +150,11 @@ class Collector:
             at_work = [one for one in at_work if not one.is_complete]
         return [self._rollout_of(one, self._version) for one in collections]
 
-    def _begin(self, assignment: Assignment) -> "_Collection":
+    def _begin(self, assignment: Assignment) -> "Collection":
         generators = Generators.from_key(self._seed, assignment.sequence)
-        return _Collection(self._policy, self._layout, self._config, assignment, generators)
+        return Collection(self._policy, self._layout, self._config, assignment, generators)
 
-    def _roll(self, collections: "list[_Collection]") -> None:
+    def _roll(self, collections: "list[Collection]") -> None:
         """One episode in every environment of all the collections."""
         shares = [
             Share(belief=one.next_belief(self._lanes()), generators=one.generators)
@@ -178,7 +178,7 @@ class Collector:
             self._dynamics = (parameters, self._family_dynamics(entries))
         return self._dynamics[1]
 
-    def _rollout_of(self, collection: "_Collection", version: Version) -> Rollout:
+    def _rollout_of(self, collection: "Collection", version: Version) -> Rollout:
         return Rollout(
             task_id=collection.assignment.task_id,
             trajectories=collection.trajectories,
@@ -198,7 +198,7 @@ class Collector:
 
 
 @dataclass
-class _Collection:
+class Collection:
     """One assignment at work: what it has seen, labelled by the policy's decoder where needed."""
 
     policy: AdaptivePolicy
@@ -263,14 +263,14 @@ class _Collection:
     def _labelled_rows(self) -> Rows:
         """Everything gathered; what has no label yet is labelled first."""
         if unlabelled := self.trajectories[len(self.rows) :]:
-            rewards = self._label(unlabelled)
+            rewards = self.rewards_of(unlabelled)
             self.rows += [
                 self.layout.pack(trajectory.labelled(reward))
                 for trajectory, reward in zip(unlabelled, rewards, strict=True)
             ]
         return np.concatenate(self.rows)
 
-    def _label(self, trajectories: list[Trajectory]) -> list[np.ndarray]:
+    def rewards_of(self, trajectories: list[Trajectory]) -> list[np.ndarray]:
         """Each trajectory's rewards, as the decoder tells them from a context of logged data."""
         contexts = [
             subsample(

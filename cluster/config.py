@@ -109,6 +109,7 @@ class CollectionSection:
     warmup_env_steps: int = 5_000  # of the stage's first rollouts, before its first update
     publish_every: int = 50  # updates between two versions of the weights; whole blocks
     max_staleness: int = 2_000  # updates; a rollout that acted on older weights is dropped
+    true_rewards: bool = False  # only for an oracle, whose stage asks for the environment's rewards
     cpus_per_collector: float = 1.0  # on a cluster; a local Ray counts none
     resources: dict[str, float] = field(default_factory=dict)  # of each, such as {collector: 1}
 
@@ -201,6 +202,7 @@ def load_run_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConf
     algorithm = section.get("algorithm", "smac") if isinstance(section, dict) else "smac"
     config = structure(run_config_class(str(algorithm)), data, source)
     check_stages(config)
+    check_rewards(config)
     return config
 
 
@@ -213,6 +215,25 @@ def check_stages(config: RunConfig) -> None:
             f"schedule.updates must name the stages of {config.run.algorithm!r}, "
             f"{', '.join(known)}, got {', '.join(config.schedule.updates) or 'none'}"
         )
+
+
+def check_rewards(config: RunConfig) -> None:
+    """Raises ConfigError where rollouts would be rewarded otherwise than the algorithm wants it."""
+    algorithm = load_algorithm(config.run.algorithm)
+    collecting = [s for s in algorithm.STAGES if s.collects and config.schedule.updates[s.name]]
+    for stage in collecting:
+        if stage.labels == "environment" and not config.collection.true_rewards:
+            raise ConfigError(
+                f"collection.true_rewards must be true for stage {stage.name!r} of "
+                f"{config.run.algorithm!r}, an oracle that reads the environment's rewards; got "
+                f"false: set it, or schedule.updates.{stage.name} to 0"
+            )
+        if stage.labels == "decoder" and config.collection.true_rewards:
+            raise ConfigError(
+                f"collection.true_rewards must be false for stage {stage.name!r} of "
+                f"{config.run.algorithm!r}, which labels its rollouts by itself; got true: only an "
+                "oracle, such as pearl, may read the environment's rewards"
+            )
 
 
 def save_run_config(config: RunConfig, folder: Path) -> None:

@@ -21,7 +21,7 @@ from causeway.cluster.config import RunConfig
 from causeway.cluster.ledger import CommitResult, Ledger, ShardRecord
 from causeway.cluster.pool import Call, Done
 from causeway.cluster.wiring import Parts
-from causeway.datasets.shards import read_shard
+from causeway.datasets.shards import read_part, read_shard
 
 MAX_ATTEMPTS = 3  # at taking a committed rollout in
 REFUSED = (CommitResult.FENCED, CommitResult.CONFLICT, CommitResult.REFUSED)
@@ -184,9 +184,11 @@ class Intake:
 
     def _read(self, record: ShardRecord) -> Rollout:
         path = self._folder / record.path
+        # What an oracle gathered has its rewards in the file: nothing could label it anew.
+        read = read_part if self._config.collection.true_rewards else read_shard
         return Rollout(
             task_id=record.task_id,
-            trajectories=read_shard(path, record.sha256, self._parts.layout),
+            trajectories=list(read(path, record.sha256, self._parts.layout)),
             version=(record.generation, record.version),
             collector=record.collector,
             sequence=int(record.shard_id),

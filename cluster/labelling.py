@@ -14,11 +14,11 @@ from causeway.datasets.policy import AdaptivePolicy, labelling
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledRollout:
-    """What one collection gathered, with the decoder's rewards."""
+    """What one collection gathered, with rewards."""
 
     task_id: int
     sequence: int
-    label_version: int  # updates of the decoder that labelled
+    label_version: int | None  # updates of the decoder that labelled; None: true rewards
     episodes: list[Episode]
 
 
@@ -59,6 +59,26 @@ def label_rollout(
         task_id=rollout.task_id,
         sequence=rollout.sequence,
         label_version=label_version,
+        episodes=episodes,
+    )
+
+
+def rewarded_rollout(rollout: Rollout) -> LabelledRollout:
+    """What an oracle's collector gathered, with the environment's rewards that it holds.
+
+    Raises:
+        ValueError: a trajectory has none.
+    """
+    episodes = [one for one in rollout.trajectories if isinstance(one, Episode)]
+    if len(episodes) < len(rollout.trajectories):
+        raise ValueError(
+            f"an oracle's rollout must have the environment's rewards, rollout {rollout.sequence} "
+            "lacks some: it was gathered without collection.true_rewards"
+        )
+    return LabelledRollout(
+        task_id=rollout.task_id,
+        sequence=rollout.sequence,
+        label_version=None,
         episodes=episodes,
     )
 

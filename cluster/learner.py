@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from causeway.actors.collector import Collector, Rollout
+from causeway.actors.oracle import OracleCollector
+from causeway.actors.tasks.family import find_split
 from causeway.actors.tasks.registry import load_family
 from causeway.cluster.checkpoint import Checkpoint, save_checkpoint
 from causeway.cluster.config import RunConfig
-from causeway.cluster.labelling import LabelledRollout, label_rollout
+from causeway.cluster.labelling import LabelledRollout, label_rollout, rewarded_rollout
 from causeway.datasets.batches import MetaBlock, RowLayout
 from causeway.datasets.policy import AdaptivePolicy
 from causeway.learners.algorithm import Algorithm
@@ -67,7 +69,9 @@ class LearnerService:
         )
 
     def label(self, rollout: Rollout, contexts: Sequence[np.ndarray]) -> LabelledRollout:
-        """The rollout with the decoder's rewards."""
+        """The rollout with the decoder's rewards, or with its own where an oracle gathered it."""
+        if self._config.collection.true_rewards:
+            return rewarded_rollout(rollout)
         return label_rollout(
             self._trainer.algorithm.policy(),
             rollout,
@@ -114,8 +118,21 @@ def make_policy(config: RunConfig, layout: RowLayout) -> AdaptivePolicy:
 
 
 def make_collector(config: RunConfig, layout: RowLayout, index: int) -> Collector:
-    """A collector of the run: it is given the family's dynamics and nothing else of the family."""
+    """A collector of the run: it is given the family's dynamics and nothing else of the family.
+
+    That of an oracle is given the family and the training tasks, rewards included.
+    """
     family = load_family(config.data.family)
+    if config.collection.true_rewards:
+        return OracleCollector(
+            make_policy(config, layout),
+            family,
+            find_split(family, config.data.split).train,
+            layout,
+            config=config.collector,
+            seed=config.run.seed,
+            index=index,
+        )
     return Collector(
         make_policy(config, layout),
         family.dynamics,

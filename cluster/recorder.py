@@ -126,6 +126,7 @@ class Recorder:
             "family": config.data.family,
             "split": config.data.split,
             "seed": config.run.seed,
+            "true_rewards": config.collection.true_rewards,
             "git_commit": git_commit(),
             **{stage: {n: point[n] for n in names} for stage, point in by_stage.items()},
             **{n: s.to_json() if s is not None else None for n, s in references.items()},

@@ -12,13 +12,14 @@ from causeway.actors.tasks.registry import load_family
 from causeway.cluster.checkpoint import load_checkpoint
 from causeway.cluster.config import RunConfig
 from causeway.cluster.evaluation import EvaluationReport, EvaluationService
+from causeway.cluster.labelling import rewarded_rollout
 from causeway.cluster.learner import BlockReport, LearnerService, make_collector
 from causeway.cluster.ledger import ShardRecord
 from causeway.cluster.naming import SHARDS_NAME
 from causeway.cluster.streams import TaskStream
 from causeway.cluster.weights import StoreHandle, WeightPublisher, WeightReader, decode
 from causeway.datasets.batches import MetaBlock, RowLayout
-from causeway.datasets.shards import write_shard
+from causeway.datasets.shards import ShardFile, write_part, write_shard
 
 PULL_TIMEOUT_S = 30.0
 
@@ -78,7 +79,7 @@ class CollectorActor:
     """A collector that pulls weights before each collection and writes what it gathered.
 
     It is given no task parameter that tells a reward: neither goals nor the family, whose dynamics
-    are a function that does not hold it.
+    are a function that does not hold it. Only an oracle's, which a run has to ask for, is.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class CollectorActor:
     ) -> None:
         torch.set_num_threads(1)
         self._index, self._epoch, self._folder = index, epoch, folder
+        self._true_rewards = config.collection.true_rewards
         self._reader = WeightReader(store, PULL_TIMEOUT_S)
         self._label = f"Collector[{index}] {config.data.family}"
         self._collector = make_collector(config, layout, index)
@@ -106,7 +108,7 @@ class CollectorActor:
             self._collector.set_weights(weights, self._reader.key)
         (rollout,) = self._collector.collect(assignments)
         path = f"{SHARDS_NAME}/{rollout.sequence:08d}-{self._epoch}.parquet"
-        shard = write_shard(self._folder / path, rollout.trajectories, rollout.task_id)
+        shard = self._write(self._folder / path, rollout)
         generation, version = rollout.version
         return rollout, ShardRecord(
             shard_id=f"{rollout.sequence:08d}",
@@ -121,6 +123,12 @@ class CollectorActor:
             version=version,
             epoch=self._epoch,
         )
+
+    def _write(self, path: Path, rollout: Rollout) -> ShardFile:
+        """The rollout's file, which holds rewards only where an oracle gathered them."""
+        if self._true_rewards:
+            return write_part(path, rewarded_rollout(rollout).episodes, rollout.task_id, None)
+        return write_shard(path, rollout.trajectories, rollout.task_id)
 
 
 class EvaluatorActor(EvaluationService):

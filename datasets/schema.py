@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 ROW_GROUP_ROWS = 4096  # large enough to decode fast, small enough to stream
 
-Source = Literal["offline", "self_supervised"]
+Source = Literal["offline", "self_supervised", "online"]
 SplitPart = Literal["train", "test"]
 JsonScalar = str | int | float | bool | None
 

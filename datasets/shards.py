@@ -18,6 +18,7 @@ from causeway.datasets.parts import (
     sha256_of,
     trajectories_of,
 )
+from causeway.datasets.schema import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +46,14 @@ def write_shard(
 
 
 def write_part(
-    path: str | Path | Location, episodes: Sequence[Episode], task: int, label_version: int
+    path: str | Path | Location, episodes: Sequence[Episode], task: int, label_version: int | None
 ) -> ShardFile:
-    """Writes rollouts that the decoder of that version labelled, as `write_shard` does."""
-    origin = Origin(task=task, source="self_supervised", label_version=label_version)
+    """Writes rollouts that the decoder of that version labelled, as `write_shard` does.
+
+    Without a version, their rewards are the environment's: what an oracle gathered.
+    """
+    source: Source = "online" if label_version is None else "self_supervised"
+    origin = Origin(task=task, source=source, label_version=label_version)
     return _write(path, episodes, origin, labelled=True)
 
 

@@ -1,7 +1,7 @@
 """What an algorithm is to the rest of the system: the Protocol that the trainer drives."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,9 @@ class Stage:
     name: str
     trains: tuple[str, ...]  # the algorithm's modules that the optimiser steps
     frozen: tuple[str, ...]  # those that this stage leaves as they are
-    collects: bool  # whether collectors add unlabelled rollouts meanwhile
+    collects: bool  # whether collectors add rollouts meanwhile
+    # What rewards these: the method's own decoder, or, for an oracle, the environment.
+    labels: Literal["decoder", "environment"] = "decoder"
 
 
 @dataclass(frozen=True, slots=True)

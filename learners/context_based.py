@@ -6,39 +6,17 @@ is minimised in each stage.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from causeway.datasets.batches import MetaBatch
-from causeway.learners.actor_critic import ActorCritic, ActorCriticConfig
+from causeway.learners.actor_critic import ActorCritic
 from causeway.learners.algorithm import Losses, Stage
-from causeway.learners.latent_policy import LatentPolicy
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContextConfig(ActorCriticConfig):
-    """Hyperparameters that all context-based methods share."""
-
-    latent_dim: int = 5
-    encoder_hidden: tuple[int, ...] = (200, 200, 200)
-    next_observation_in_context: bool = False  # True where dynamics differ between tasks
-    context_learning_rate: float = (
-        3e-4  # of Adam, for all that infers the task and predicts from it
-    )
-    context_half_life: int | None = None  # updates in which that rate halves; ours, None keeps it
-
-    def __post_init__(self) -> None:
-        """Refuses values for which the method has no meaning."""
-        super().__post_init__()
-        self._require_positive("latent_dim", "context_learning_rate")
-        if self.context_half_life is not None and self.context_half_life < 1:
-            raise ValueError(
-                f"{type(self).__name__}.context_half_life must be at least 1 update, or null for a "
-                f"rate that stays as it is, got {self.context_half_life}"
-            )
+from causeway.learners.context_config import ContextConfig
+from causeway.learners.latent_policy import LatentPolicy, PointPolicy
 
 
 class ContextBased(ABC):
@@ -62,6 +40,9 @@ class ContextBased(ABC):
     ) -> None:
         self.config, self.rl = config, rl
         self._policy, self._context_modules = policy, dict(context_modules)
+        self._met: Tensor | None = None  # the last update's latents, for a policy that remembers
+        if isinstance(policy, PointPolicy):
+            self._context_modules["memory"] = policy.memory
 
     def stages(self) -> tuple[Stage, ...]:
         """The stages in their order; where critics train or rest, so does what belongs to them."""
@@ -106,6 +87,9 @@ class ContextBased(ABC):
         """The stage's losses on one meta-batch; every draw comes from the generator."""
 
     def after_update(self, stage: Stage) -> None:
-        """Target critics follow slowly, where critics train."""
+        """Target critics follow slowly, where critics train; new latents are remembered."""
         if "critics" in stage.trains:
             self.rl.after_update()
+        if self._met is not None and isinstance(self._policy, PointPolicy):
+            self._policy.memory.remember(self._met)
+            self._met = None

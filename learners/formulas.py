@@ -39,6 +39,12 @@ def product_of_gaussians(
     return torch.stack([belief_variance * weighted.sum(1), belief_variance], dim=1)
 
 
+def masked_mean(values: Float[Tensor, "N K Z"], mask: Bool[Tensor, "N K"]) -> Float[Tensor, "N Z"]:
+    """The mean over the transitions that are there; 0 where there is none."""
+    real = torch.where(mask[..., None], values, 0.0)
+    return real.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+
+
 def kl_to_standard_normal(belief: Float[Tensor, "N 2 Z"]) -> Float[Tensor, "N"]:
     """KL(N(mean, variance) || N(0, I)) in nats, summed over latent dimensions."""
     mean, variance = belief[:, 0], belief[:, 1]

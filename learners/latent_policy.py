@@ -12,8 +12,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from causeway.datasets.batches import ContextBatch, TransitionBatch
-from causeway.learners.formulas import draw_gaussian
-from causeway.learners.networks import TanhGaussianActor
+from causeway.learners.context_config import ContextConfig
+from causeway.learners.formulas import draw_gaussian, masked_mean, product_of_gaussians
+from causeway.learners.networks import (
+    GaussianEncoder,
+    PointEncoder,
+    RewardDecoder,
+    TanhGaussianActor,
+)
+
+REMEMBERED = 64  # latents of a task memory
 
 
 def transition_features(
@@ -64,6 +72,26 @@ class LatentPolicy(nn.Module, ABC):
         mean, log_std = (x[:, 0] for x in self.actor(observation[:, None], latent))
         return torch.tanh(mean + log_std.exp() * noise)
 
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+class DecodesRewards(LatentPolicy):
+    """A policy that labels: its decoder tells the reward of a transition from z."""
+
+    config: ContextConfig
+    decoder: RewardDecoder
+
+    def reward(
+        self, observation: Tensor, action: Tensor, next_observation: Tensor, z: Tensor
+    ) -> Float[Tensor, "N B"]:
+        """r_hat, in the environment's units; differentiable."""
+        parts = [observation, action]
+        if self.config.next_observation_in_context:
+            parts.append(next_observation)
+        predicted: Tensor = self.decoder(torch.cat(parts, dim=-1), z)
+        return predicted.float()
+
     @torch.no_grad()
     def label(
         self,
@@ -77,36 +105,27 @@ class LatentPolicy(nn.Module, ABC):
 
         Pong et al. 2022 (arXiv:2107.03974), sec. 5.2: the decoder only ever sees z from offline
         context, so it has no shift in z; a wrong label amounts to a different, still valid, task.
-
-        Raises:
-            ValueError: the method has no reward decoder.
         """
         z = self.draw(self.adapt(context), generator)
         return self.reward(observation, action, next_observation, z)
 
-    def reward(
-        self, observation: Tensor, action: Tensor, next_observation: Tensor, z: Tensor
-    ) -> Float[Tensor, "N B"]:
-        """The reward decoder's answer, in the environment's units.
-
-        Raises:
-            ValueError: the method has no reward decoder.
-        """
-        raise ValueError(
-            f"{type(self).__name__} must have a reward decoder to label, it has none: collect with "
-            "a method that labels, or with collection.true_rewards as an oracle"
-        )
-
-    def _device(self) -> torch.device:
-        return next(self.parameters()).device
-
 
 class GaussianPolicy(LatentPolicy):
-    """A belief is mean and variance of z, [N, 2, Z]."""
+    """PEARL's belief: the product of one Gaussian over z per transition, [N, 2, Z]."""
 
-    @abstractmethod
+    def __init__(
+        self, encoder: GaussianEncoder, actor: TanhGaussianActor, config: ContextConfig
+    ) -> None:
+        super().__init__(actor, config.latent_dim)
+        self.encoder, self.config = encoder, config
+
     def belief(self, context: ContextBatch) -> Float[Tensor, "N 2 Z"]:
-        """q(z | h); differentiable."""
+        """q(z | h), whatever the order of the context; differentiable."""
+        seen = transition_features(
+            context, next_observation=self.config.next_observation_in_context
+        )
+        mean, variance = self.encoder(seen)
+        return product_of_gaussians(mean.float(), variance.float(), context.mask)
 
     @torch.no_grad()
     def prior(self, num_tasks: int) -> Float[Tensor, "N 2 Z"]:
@@ -131,9 +150,9 @@ class TaskMemory(nn.Module):
 
     latents: Tensor
 
-    def __init__(self, size: int, latent_dim: int) -> None:
+    def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        self.register_buffer("latents", torch.randn(size, latent_dim))
+        self.register_buffer("latents", torch.randn(REMEMBERED, latent_dim))
 
     @torch.no_grad()
     def remember(self, latents: Float[Tensor, "N Z"]) -> None:
@@ -143,7 +162,7 @@ class TaskMemory(nn.Module):
 
 
 class PointPolicy(LatentPolicy):
-    """A belief is [N, 1 + Z]: 1 and a latent where there is context, else 0 and nothing."""
+    """A belief is [N, P = 1 + Z]: 1 and a latent where there is context, else 0 and nothing."""
 
     def __init__(self, actor: TanhGaussianActor, memory: TaskMemory, latent_dim: int) -> None:
         super().__init__(actor, latent_dim)
@@ -154,12 +173,12 @@ class PointPolicy(LatentPolicy):
         """The latent of each task's context; differentiable. Without any, a finite number."""
 
     @torch.no_grad()
-    def prior(self, num_tasks: int) -> Float[Tensor, "N 1+Z"]:
+    def prior(self, num_tasks: int) -> Float[Tensor, "N P"]:
         """Nothing known of any task."""
         return torch.zeros(num_tasks, 1 + self.latent_dim, device=self._device())
 
     @torch.no_grad()
-    def adapt(self, context: ContextBatch) -> Float[Tensor, "N 1+Z"]:
+    def adapt(self, context: ContextBatch) -> Float[Tensor, "N P"]:
         """The latent of each task's context, and whether it has any."""
         known = context.mask.any(1, keepdim=True)  # [N, 1]
         latent = self.embed(context).float()
@@ -173,3 +192,29 @@ class PointPolicy(LatentPolicy):
             len(remembered), (len(belief),), generator=generator, device=belief.device
         )
         return torch.where(belief[:, :1] > 0.5, belief[:, 1:], remembered[index])
+
+
+class MeanPolicy(PointPolicy):
+    """The latent is the mean of one point per transition, whatever their order."""
+
+    def __init__(
+        self,
+        encoder: PointEncoder,
+        actor: TanhGaussianActor,
+        memory: TaskMemory,
+        config: ContextConfig,
+    ) -> None:
+        super().__init__(actor, memory, config.latent_dim)
+        self.encoder, self.config = encoder, config
+
+    def points(self, context: ContextBatch) -> Float[Tensor, "N K Z"]:
+        """Each transition's own; differentiable."""
+        seen = transition_features(
+            context, next_observation=self.config.next_observation_in_context
+        )
+        points: Tensor = self.encoder(seen)
+        return points.float()
+
+    def embed(self, context: ContextBatch) -> Float[Tensor, "N Z"]:
+        """Their mean."""
+        return masked_mean(self.points(context), context.mask)

@@ -112,6 +112,18 @@ class GaussianEncoder(nn.Module):
         return mean, F.softplus(raw_variance)
 
 
+class PointEncoder(nn.Module):
+    """One point in (-1, 1)^Z per transition."""
+
+    def __init__(self, inputs: int, latent: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.body = Perceptron([inputs, *hidden, latent])
+
+    def forward(self, x: Float[Tensor, "N K I"]) -> Float[Tensor, "N K Z"]:
+        """The points."""
+        return torch.tanh(self.body(x))
+
+
 class RewardDecoder(nn.Module):
     """The reward that [s, a, z], and s' where it matters, would have earned."""
 

@@ -5,7 +5,9 @@ import importlib
 from typing import Any
 
 ALGORITHMS: dict[str, str] = {
+    "focal": "causeway.learners.focal:Focal",
     "macaw": "causeway.learners.macaw:Macaw",
+    "pearl": "causeway.learners.pearl:Pearl",
     "smac": "causeway.learners.smac:Smac",
 }
 

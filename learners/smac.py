@@ -16,22 +16,19 @@ target critics start as copies, and losses are taken before any network is stepp
 """
 
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
-from causeway.datasets.batches import ContextBatch, MetaBatch
+from causeway.datasets.batches import MetaBatch
 from causeway.learners.actor_critic import ActorCritic
 from causeway.learners.algorithm import Losses, Stage
-from causeway.learners.context_based import ContextBased, ContextConfig
-from causeway.learners.formulas import (
-    draw_gaussian,
-    kl_to_standard_normal,
-    product_of_gaussians,
-)
-from causeway.learners.latent_policy import GaussianPolicy, transition_features
+from causeway.learners.context_based import ContextBased
+from causeway.learners.context_config import ContextConfig
+from causeway.learners.context_losses import kl_loss, reward_loss
+from causeway.learners.formulas import draw_gaussian, kl_to_standard_normal
+from causeway.learners.latent_policy import DecodesRewards, GaussianPolicy
 from causeway.learners.networks import GaussianEncoder, RewardDecoder, TanhGaussianActor
 
 OFFLINE = Stage(
@@ -46,6 +43,7 @@ ONLINE = Stage(
 class SmacConfig(ContextConfig):
     """Hyperparameters of SMAC. Defaults are the authors' unless a comment says otherwise."""
 
+    encoder_hidden: tuple[int, ...] = (200, 200, 200)
     decoder_hidden: tuple[int, ...] = (64, 64)
     kl_weight: float = 0.1  # the paper: 1, with the summed reward error
     kl_over_tasks: Literal["mean", "sum"] = "mean"  # PEARL: "sum"
@@ -58,51 +56,7 @@ class SmacConfig(ContextConfig):
         self._require_not_negative("kl_weight")
 
 
-# What trains the context; `rl_losses.py` has what trains critics and actor.
-
-
-def reward_loss(
-    predicted: Float[Tensor, "N B"],
-    reward: Float[Tensor, "N B"],
-    mask: Bool[Tensor, "N B"] | None,
-    *,
-    reduction: Literal["rl_batch", "context_sum"],
-) -> Float[Tensor, ""]:
-    """The decoder's squared error on unscaled rewards; it trains decoder and encoder.
-
-        L_reward = E [ (r_hat(s, a, z) - r)^2 ]                      "rl_batch"
-        L_reward = E_tasks [ sum_{(s,a,r) in h} (r_hat(s, a, z) - r)^2 ]  "context_sum"
-
-    Paper, sec. 5.1, is the second. Departs from it by default: the mean over the RL
-    batch, as in the authors' code, where the loss does not grow with the size of the context.
-
-    Args:
-        predicted: by the decoder.
-        reward: unscaled.
-        mask: True for real transitions; None where there is no padding.
-        reduction: which of the two.
-    """
-    error = (predicted - reward).square()
-    if mask is not None:
-        error = torch.where(mask, error, 0.0)
-    match reduction:
-        case "rl_batch":
-            return error.mean() if mask is None else error.sum() / mask.sum().clamp_min(1)
-        case "context_sum":
-            return error.sum(1).mean()
-        case _:
-            assert_never(reduction)
-
-
-def kl_loss(
-    belief: Float[Tensor, "N 2 Z"], *, kl_weight: float, over_tasks: Literal["mean", "sum"]
-) -> Float[Tensor, ""]:
-    """kl_weight * KL(q(z|h) || N(0, I)): nats, summed over Z, mean (or PEARL's sum) over tasks."""
-    kl = kl_to_standard_normal(belief)
-    return kl_weight * (kl.mean() if over_tasks == "mean" else kl.sum())
-
-
-class SmacPolicy(GaussianPolicy):
+class SmacPolicy(GaussianPolicy, DecodesRewards):
     """What acts: encoder, actor, and the decoder that labels. A belief is [N, 2, Z]."""
 
     def __init__(
@@ -112,27 +66,8 @@ class SmacPolicy(GaussianPolicy):
         actor: TanhGaussianActor,
         config: SmacConfig,
     ) -> None:
-        super().__init__(actor, config.latent_dim)
-        self.encoder, self.decoder = encoder, decoder
-        self.config = config
-
-    def belief(self, context: ContextBatch) -> Float[Tensor, "N 2 Z"]:
-        """q(z | h): the product of one Gaussian per transition; differentiable."""
-        seen = transition_features(
-            context, next_observation=self.config.next_observation_in_context
-        )
-        mean, variance = self.encoder(seen)
-        return product_of_gaussians(mean.float(), variance.float(), context.mask)
-
-    def reward(
-        self, observation: Tensor, action: Tensor, next_observation: Tensor, z: Tensor
-    ) -> Float[Tensor, "N B"]:
-        """r_hat, in the environment's units; differentiable."""
-        parts = [observation, action]
-        if self.config.next_observation_in_context:
-            parts.append(next_observation)
-        predicted: Tensor = self.decoder(torch.cat(parts, dim=-1), z)
-        return predicted
+        super().__init__(encoder, actor, config)
+        self.decoder = decoder
 
 
 class Smac(ContextBased):
@@ -186,9 +121,7 @@ class Smac(ContextBased):
         mask = batch.context.mask if on_context else None
         predicted = self._policy.reward(data.observation, data.action, data.next_observation, z)
         return {
-            "reward": reward_loss(
-                predicted.float(), data.reward, mask, reduction=config.reward_error
-            ),
+            "reward": reward_loss(predicted, data.reward, mask, reduction=config.reward_error),
             "kl": kl_loss(belief, kl_weight=config.kl_weight, over_tasks=config.kl_over_tasks),
         }
 

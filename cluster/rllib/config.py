@@ -11,6 +11,7 @@ from ray.util import log_once
 
 from causeway.cluster.config import (
     RunConfig,
+    check_rewards,
     check_stages,
     load_run_config,
     run_config_class,
@@ -131,6 +132,7 @@ def _structured(data: Mapping[str, Any]) -> RunConfig:
     algorithm = data.get("run", {}).get("algorithm", "smac")
     config = structure(run_config_class(str(algorithm)), data, "CausewayConfig")
     check_stages(config)
+    check_rewards(config)
     return config
 
 

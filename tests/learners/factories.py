@@ -87,6 +87,24 @@ def make_trainer(algorithm, seed=0, config=CPU, layout=LAYOUT):
     return Trainer(algorithm, layout, config, seed=seed)
 
 
+def make_small(name, seed=0, **changes):
+    """A registered context-based algorithm with small networks whose outputs matter."""
+    cls = load_algorithm(name)
+    sizes = ("encoder_hidden", "critic_hidden", "actor_hidden", "decoder_hidden")
+    known = {field.name for field in dataclasses.fields(cls.Config)}
+    small = {"latent_dim": 4, **{size: (8,) for size in sizes if size in known}}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        algorithm = cls(
+            LAYOUT.observation_size, LAYOUT.action_size, cls.Config(**{**small, **changes})
+        )
+        with torch.no_grad():
+            for module in algorithm.modules().values():
+                for parameter in module.parameters():
+                    parameter *= 2.0  # fresh networks hardly depend on their inputs
+    return algorithm
+
+
 def parameters_of(algorithm):
     """A copy of every parameter and buffer, by module and name."""
     return {
@@ -111,3 +129,16 @@ def tensors_of(batch):
     """A batch's tensors by name; bare rows bring no outcomes."""
     values = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def gradient_map(algorithm, batch, stage):
+    """Which modules each loss reaches, when nothing but the losses themselves holds it back."""
+    found = {}
+    for module in algorithm.modules().values():
+        module.requires_grad_(True)  # targets and frozen modules too: the losses must stop it
+    for name in algorithm.losses(batch, stage, generator()).minimised:
+        for module in algorithm.modules().values():
+            module.zero_grad(set_to_none=True)
+        algorithm.losses(batch, stage, generator()).minimised[name].backward()
+        found[name] = modules_with_gradient(algorithm)
+    return found

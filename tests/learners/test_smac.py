@@ -16,9 +16,9 @@ from causeway.learners.smac import OFFLINE, ONLINE, SmacConfig
 from tests.learners.factories import (
     derandomised,
     generator,
+    gradient_map,
     make_batch,
     make_smac,
-    modules_with_gradient,
     tensors_of,
 )
 
@@ -265,19 +265,6 @@ OFFLINE_MAP = {
     "kl": {"encoder"},
 }
 ONLINE_MAP = {"critic": {"critics"}, "actor": {"actor"}, "reparameterised": {"actor"}}
-
-
-def gradient_map(algorithm, batch, stage):
-    """Which modules each loss reaches, when nothing but the losses themselves holds it back."""
-    found = {}
-    for module in algorithm.modules().values():
-        module.requires_grad_(True)  # targets and frozen modules too: the losses must stop it
-    for name in algorithm.losses(batch, stage, generator()).minimised:
-        for module in algorithm.modules().values():
-            module.zero_grad(set_to_none=True)
-        algorithm.losses(batch, stage, generator()).minimised[name].backward()
-        found[name] = modules_with_gradient(algorithm)
-    return found
 
 
 @pytest.mark.parametrize("changes", ANY_FORM)

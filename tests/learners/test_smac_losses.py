@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from causeway.learners import rl_losses, smac
+from causeway.learners import context_losses, rl_losses
 from tests.learners.factories import derandomised, doubles
 
 EXACT = 1e-12
@@ -121,7 +121,7 @@ def test_the_critic_loss_equals_the_papers_sum():
 def test_the_reward_loss_equals_the_papers_sum(reduction, masked):
     predicted, reward = doubles(3, 5), doubles(3, 5, seed=1)
     mask = doubles(3, 5, seed=2) > 0 if masked else None
-    actual = smac.reward_loss(predicted, reward, mask, reduction=reduction).item()
+    actual = context_losses.reward_loss(predicted, reward, mask, reduction=reduction).item()
     expected = reference_reward_loss(predicted, reward, mask, reduction)
     assert actual == pytest.approx(expected, rel=EXACT)
 
@@ -136,7 +136,7 @@ def test_the_kl_loss_equals_the_papers_sum(over_tasks):
             total += 0.5 * (v + m * m - 1.0 - math.log(v))
     expected = 0.1 * total / (3 if over_tasks == "mean" else 1)
     belief = torch.stack([mean, variance], dim=1)
-    actual = smac.kl_loss(belief, kl_weight=0.1, over_tasks=over_tasks).item()
+    actual = context_losses.kl_loss(belief, kl_weight=0.1, over_tasks=over_tasks).item()
     assert actual == pytest.approx(expected, rel=EXACT)
 
 
@@ -199,7 +199,7 @@ def test_the_critic_loss_sends_gradient_to_q_and_none_to_the_target():
 def test_padding_sends_no_gradient_through_the_reward_loss():
     predicted, mask = doubles(2, 3).requires_grad_(), torch.tensor([[True, False, True]] * 2)
     reward = doubles(2, 3, seed=1)
-    smac.reward_loss(predicted, reward, mask, reduction="context_sum").backward()
+    context_losses.reward_loss(predicted, reward, mask, reduction="context_sum").backward()
     assert not predicted.grad[~mask].any()
     assert predicted.grad[mask].all()
 
@@ -234,10 +234,12 @@ def losses_of_a_batch(q, target, log_prob, weight, reward):
         [
             rl_losses.critic_loss(q, target),
             rl_losses.actor_loss(log_prob, weight),
-            smac.reward_loss(log_prob, reward, None, reduction="rl_batch"),
-            smac.reward_loss(log_prob, reward, None, reduction="context_sum"),
+            context_losses.reward_loss(log_prob, reward, None, reduction="rl_batch"),
+            context_losses.reward_loss(log_prob, reward, None, reduction="context_sum"),
             rl_losses.reparameterised_loss(q, weight=0.7),
-            smac.kl_loss(torch.stack([reward, weight], 1), kl_weight=0.1, over_tasks="mean"),
+            context_losses.kl_loss(
+                torch.stack([reward, weight], 1), kl_weight=0.1, over_tasks="mean"
+            ),
         ]
     )
 
