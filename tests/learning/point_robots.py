@@ -83,6 +83,7 @@ class Trained:
             policy,
             self.family,
             self.split.test,
+            layout=self.store.layout,
             protocol=protocol,
             config=dataclasses.replace(config.evaluation, **changes),
             seed=config.run.seed,

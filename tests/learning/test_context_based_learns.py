@@ -36,10 +36,10 @@ class Case:
 CASES = {
     "focal": Case(
         stage="offline",
-        overrides=("--schedule.updates.offline=1000",),
+        overrides=("--schedule.updates.offline=1200",),
         probe=0.6,
-        offline=0.55,
-        online=0.35,
+        offline=0.6,
+        online=0.4,
     ),
     "pearl": Case(
         stage="online",
