@@ -268,8 +268,8 @@ class _Source:
         layout = self.lifetime.replay.layout
         rows = self.rounds[number].rows[begin : begin + length, : layout.width]
         t = layout.transitions(torch.from_numpy(rows)[None])
-        fields = {f.name: getattr(t, f.name)[0].numpy() for f in dataclasses.fields(t)}
-        return Episode(**fields)
+        fields = {f.name: getattr(t, f.name) for f in dataclasses.fields(t)}
+        return Episode(**{n: v[0].numpy() for n, v in fields.items() if v is not None})
 
 
 def _source(cut: Cut, lifetime: Lifetime, fresh: _FreshRounds) -> _Source:

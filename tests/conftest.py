@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # loopback only
+os.environ.pop("COLUMNS", None)  # the processes of xdist are given one: tables are as wide as piped
 
 import pytest
 import torch
@@ -13,16 +14,10 @@ install_import_hook(["causeway.datasets.batches", "causeway.learners"], "beartyp
 torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps each file's tests, and all that start a Ray, in one process; the longest go first."""
-    ranks = {"ray": 0, "learning": 1}
-    ranked = []
-    for item in items:
-        kind = next((name for name in ranks if item.get_closest_marker(name)), None)
-        item.add_marker(pytest.mark.xdist_group("ray" if kind == "ray" else str(item.path)))
-        ranked.append((ranks.get(kind or "", len(ranks)), item))
-    items[:] = [item for _, item in sorted(ranked, key=lambda pair: pair[0])]
+    """Lets the longest files go first, so that both processes end together."""
+    first = ("learning", "ray")
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in first])
 
 
 @pytest.fixture(scope="session")
