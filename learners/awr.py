@@ -22,30 +22,35 @@ class Sample:
     action: Float[Tensor, "N B A"]
     reward: Float[Tensor, "N B"]
     next_observation: Float[Tensor, "N B O"]
-    outcomes: Outcomes
     mask: Bool[Tensor, "N B"]
+    known_outcomes: Outcomes | None  # where the batch brought them
 
     @classmethod
     def of(cls, batch: ContextBatch | TransitionBatch) -> "Sample":
-        """The rows of a batch.
-
-        Raises:
-            ValueError: the batch brings no outcomes.
-        """
-        if batch.outcomes is None:
-            raise ValueError(
-                "batches must bring the outcomes of their episodes, got none: give RowLayout an "
-                "outcome_discount, as a run does that reads it from the hyperparameters"
-            )
+        """The rows of a batch."""
         mask = batch.mask if isinstance(batch, ContextBatch) else torch.ones_like(batch.truncated)
         return cls(
             observation=batch.observation,
             action=batch.action,
             reward=batch.reward,
             next_observation=batch.next_observation,
-            outcomes=batch.outcomes,
             mask=mask,
+            known_outcomes=batch.outcomes,
         )
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """What the rows' episodes came to.
+
+        Raises:
+            ValueError: the batch brought none.
+        """
+        if self.known_outcomes is None:
+            raise ValueError(
+                "batches must bring the outcomes of their episodes, got none: give RowLayout an "
+                "outcome_discount, as a run does that reads it from the hyperparameters"
+            )
+        return self.known_outcomes
 
     @property
     def share(self) -> Float[Tensor, "N B"]:
@@ -56,16 +61,16 @@ class Sample:
         """The rows in so many parts, one after the other, as equal as can be."""
         names = ("observation", "action", "reward", "next_observation", "mask")
         parts = {name: getattr(self, name).tensor_split(count, dim=1) for name in names}
-        ends = {
-            field.name: getattr(self.outcomes, field.name).tensor_split(count, dim=1)
-            for field in fields(Outcomes)
-        }
+        ends: list[Outcomes | None] = [None] * count
+        if self.known_outcomes is not None:
+            every = {
+                field.name: getattr(self.known_outcomes, field.name).tensor_split(count, dim=1)
+                for field in fields(Outcomes)
+            }
+            ends = [Outcomes(**{n: v[index] for n, v in every.items()}) for index in range(count)]
         return [
-            Sample(
-                **{name: values[index] for name, values in parts.items()},
-                outcomes=Outcomes(**{name: values[index] for name, values in ends.items()}),
-            )
-            for index in range(count)
+            Sample(**{n: v[index] for n, v in parts.items()}, known_outcomes=end)
+            for index, end in enumerate(ends)
         ]
 
     def is_followed(self) -> Bool[Tensor, "N _"]:

@@ -7,6 +7,8 @@ from typing import Any
 ALGORITHMS: dict[str, str] = {
     "focal": "causeway.learners.focal:Focal",
     "macaw": "causeway.learners.macaw:Macaw",
+    "meta-bc": "causeway.learners.behaviour_cloning:MetaBc",
+    "multi-task-awr": "causeway.learners.behaviour_cloning:MultiTaskAwr",
     "pearl": "causeway.learners.pearl:Pearl",
     "smac": "causeway.learners.smac:Smac",
 }

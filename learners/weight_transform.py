@@ -101,6 +101,11 @@ class TransformedNetwork(nn.Module):
             at += count
         return Adaptation(paths)
 
+    def start(self, num_tasks: int) -> "Adaptation":
+        """The same for steps that are never taken."""
+        rates = self._all()[0].offset.new_zeros(len(self.tensors()))
+        return self.adaptation(rates, num_tasks=num_tasks, max_steps=0)
+
     def _all(self) -> list[Transform]:
         return [t for t in self.transforms if isinstance(t, Transform)]
 
@@ -321,6 +326,7 @@ class TransformedPolicy(TransformedNetwork):
         head_hidden: int | None,
         latent_dim: int | None,
     ) -> None:
+        self.action_size = action
         sizes = list(pairwise([observation, *hidden, action]))
         self.num_body_layers = len(sizes)
         if head_hidden is not None:
@@ -365,3 +371,13 @@ class TransformedValue(TransformedNetwork):
         for layer in range(1, len(self.sizes)):
             x = self.linear(layer, theta, F.relu(x))
         return x[..., 0]
+
+
+def initial_rates(network: TransformedNetwork, rate: float) -> nn.Parameter:
+    """A rate for each parameter tensor, before softplus, so that learning keeps it positive."""
+    return nn.Parameter(torch.full((len(network.tensors()),), inverse_softplus(rate)))
+
+
+def inverse_softplus(value: float) -> float:
+    """What softplus makes `value` of."""
+    return math.log(math.expm1(value))

@@ -34,7 +34,7 @@ def episode_sample(length, *, terminated, seed=0, rows=None):
         action=torch.zeros(1, len(rows), 2, dtype=torch.float64),
         reward=reward[rows][None],
         next_observation=states[1:][rows][None],
-        outcomes=outcomes,
+        known_outcomes=outcomes,
         mask=torch.ones(1, len(rows), dtype=torch.bool),
     )
 

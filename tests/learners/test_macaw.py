@@ -9,6 +9,7 @@ import torch
 
 from causeway.datasets.batches import MetaBatch, Outcomes
 from causeway.learners.algorithm import Losses
+from causeway.learners.awr_policy import FineTuning
 from causeway.learners.macaw import OFFLINE, Macaw, MacawConfig
 from causeway.learners.trainer import Trainer
 from tests.learners import macaw_reference as reference
@@ -211,7 +212,7 @@ def test_adapting_takes_the_steps_of_training():
                     slow.inner_rates.policy,
                 )
             body = slow.policy.num_body_transforms
-            expected = torch.cat([reference.theta_of(p) for p in actor[:body]])
+            expected = torch.cat([reference.theta_of(p) for p in (*actor[:body], *value)])
             torch.testing.assert_close(belief[task], expected.detach(), rtol=1e-9, atol=1e-12)
 
 
@@ -262,7 +263,8 @@ def test_actions_are_the_clipped_mean_plus_noise_of_each_tasks_own_weights():
         policy.act_with_noise(observation, belief, noise),
     )
     for task in range(3):
-        theta = torch.split(belief[task], policy.policy.widths()[:4])
+        widths = policy.policy.widths()[:4]
+        theta = torch.split(belief[task][: sum(widths)], widths)
         as_offsets = [*((one,) for one in theta), (), ()]  # the head does not act
         mean, _ = reference.policy_of(policy.policy, as_offsets, observation[task : task + 1])
         torch.testing.assert_close(certain[task], mean[0])
@@ -273,6 +275,42 @@ def test_actions_are_the_clipped_mean_plus_noise_of_each_tasks_own_weights():
     torch.testing.assert_close(
         drawn, policy.act_with_noise(observation.float(), belief.float(), own)
     )
+
+
+def test_fine_tuning_takes_adams_steps_in_each_tasks_own_weights():
+    policy, batch = doubled(make_macaw()).policy(), case()
+    tuning = FineTuning(value_steps=3, policy_steps=2, value_rate=1e-2, policy_rate=2e-2)
+    before = policy.adapt(batch.context)
+    after = policy.fine_tune(before, batch.context, tuning)
+    widths = [*policy.policy.widths()[:4], *policy.value.widths()]
+    for task in range(3):
+        leaves = [one.clone().requires_grad_() for one in torch.split(before[task], widths)]
+        actor, value = ([(one,) for one in part] for part in (leaves[:4], leaves[4:]))
+        rows = reference.Rows(batch.context, task)
+        optimiser = torch.optim.Adam(leaves[4:], lr=1e-2)
+        for _ in range(3):
+            optimiser.zero_grad()
+            values = reference.value_of(policy.value, value, rows.observation)
+            (values - rows.return_to_go).square().mean().backward()
+            optimiser.step()
+        values = reference.value_of(policy.value, value, rows.observation).detach()
+        advantage = reference.returns_of(policy, value, rows) - values
+        optimiser = torch.optim.Adam(leaves[:4], lr=2e-2)
+        for _ in range(2):
+            optimiser.zero_grad()
+            loss, _ = reference.regression(policy, [*actor, (), ()], rows, advantage)
+            loss.backward()
+            optimiser.step()
+        expected = torch.cat(leaves).detach()
+        torch.testing.assert_close(after[task], expected, rtol=1e-8, atol=1e-10)
+
+
+def test_fine_tuning_on_nothing_changes_nothing():
+    policy, context = make_macaw().policy(), make_batch(layout=LAYOUT).context
+    nothing = dataclasses.replace(context, mask=torch.zeros_like(context.mask))
+    tuning = FineTuning(value_steps=3, policy_steps=2, value_rate=1e-2, policy_rate=2e-2)
+    before = policy.adapt(context)
+    assert torch.equal(policy.fine_tune(before, nothing, tuning), before)
 
 
 # Options.
