@@ -19,7 +19,7 @@ from tests.controls import ShuffledContexts
 
 pytestmark = pytest.mark.learning
 
-OFFLINE_UPDATES, ONLINE_UPDATES = 2_000, 1_500  # of the main job's 4,000 and 5,000
+OFFLINE_UPDATES, ONLINE_UPDATES = 1_200, 800  # of the main job's 4,000 and 6,000
 
 
 def configure(folder, seed, *more):
@@ -33,7 +33,7 @@ def configure(folder, seed, *more):
             "--run.serial=true",
             f"--schedule.updates.offline={OFFLINE_UPDATES}",
             f"--schedule.updates.online={ONLINE_UPDATES}",
-            "--hyperparameters.context_half_life=325",  # half the updates, half the half-life
+            "--hyperparameters.context_half_life=200",  # as many halvings as in the main job
             "--schedule.evaluate_every=1000000",  # only at the end of a stage
             "--schedule.checkpoint_every=1000000",
             *more,
@@ -100,7 +100,7 @@ def test_self_supervision_closes_most_of_the_gap(trained):
 
 def test_the_adapted_policy_is_near_the_optimum_and_far_above_the_unadapted_one(trained):
     _, results = trained
-    assert score(results, "online", "online_context_return") > 0.8
+    assert score(results, "online", "online_context_return") > 0.7
     adapted, prior = (
         results["online"][name]["mean"] for name in ("online_context_return", "prior_return")
     )
@@ -149,4 +149,4 @@ def test_other_seeds_tell_the_same(trained, folder, seed):
     results = train(configure(folder, seed))
     assert gap(results, "offline") > 0.5
     assert closed(results) > 0.5
-    assert score(results, "online", "online_context_return") > 0.8
+    assert score(results, "online", "online_context_return") > 0.7
