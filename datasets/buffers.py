@@ -15,7 +15,7 @@ from causeway.datasets.faults import DatasetError
 from causeway.datasets.rows import ROW_DTYPE, MappedRows
 from causeway.datasets.sampler import SamplerConfig
 from causeway.datasets.store import DatasetStore
-from causeway.datasets.streaming import RowFile, StreamedRows
+from causeway.datasets.streaming import POSITION_DTYPE, RowFile, StreamedRows
 from causeway.datasets.task_buffer import TaskBuffer
 
 
@@ -140,7 +140,7 @@ def _streamed(
 
 def _group_rows(num_tasks: int, width: int, config: SamplerConfig, horizon: int) -> int:
     """Rows of a group, such that all pools, and a group being read for each, keep the budget."""
-    row_bytes = width * ROW_DTYPE.itemsize
+    row_bytes = width * ROW_DTYPE.itemsize + POSITION_DTYPE.itemsize
     num_groups = num_tasks * (config.pool_row_groups + 1)
     allowed = min(config.row_group_rows, config.memory_budget_bytes // (num_groups * row_bytes))
     per_draw = config.context_per_task + config.transitions_per_task

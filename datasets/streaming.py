@@ -7,6 +7,7 @@ random order, into a small pool per task, and rows are drawn from the pool.
 import os
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +16,8 @@ from jaxtyping import Float32, Int64
 
 from causeway.datasets.episodes import NUM_FLAGS, Bounds, Episodes, find_bounds, find_ends
 from causeway.datasets.rows import ROW_DTYPE, generator_state
+
+POSITION_DTYPE = np.dtype(np.int32)  # of where a row is in a pool
 
 
 class RowFile:
@@ -151,6 +154,7 @@ class StreamedRows:
         self._spare = num_slots - 1 if num_slots > pool_row_groups else None
         self._pool = np.empty((num_slots, file.group_rows, file.width), ROW_DTYPE)
         self._rows = self._pool.reshape(-1, file.width)
+        self._episodes: Episodes | None = None  # once asked for
         self._groups: list[int] = []  # by slot
         for _ in range(num_slots):
             self._groups.append(self._order.next(excluded=self._groups))
@@ -169,11 +173,15 @@ class StreamedRows:
     @property
     def num_reachable(self) -> int:
         """How many rows the pool holds now: the most distinct ones that one draw can give."""
-        return self._num_reachable
+        return len(self._row_at)
 
     @property
     def episodes(self) -> Episodes:
-        """The episodes that lie wholly within a group of the pool."""
+        """The episodes that lie wholly within a group of the pool; looked up when asked for."""
+        if self._episodes is None:
+            self._episodes = Episodes.concatenate(
+                [Episodes.between(self._bounds[slot]).shifted(offset) for slot, offset in self._at]
+            )
         return self._episodes
 
     @property
@@ -191,9 +199,7 @@ class StreamedRows:
         self, positions: Int64[np.ndarray, "count"], into: Float32[np.ndarray, "count W"]
     ) -> None:
         """Fills an array with the rows of the pool at the positions."""
-        rows = positions
-        for behind, length in self._gaps:
-            rows = rows + length * (positions >= behind)
+        rows = self._row_at.take(positions)
         self._rows.take(rows, axis=0, out=into, mode="clip")  # as for mapped rows
 
     def advance(self, count: int) -> None:
@@ -270,15 +276,14 @@ class StreamedRows:
         return find_bounds(rows, begins_episode=begins_episode)
 
     def _index(self) -> None:
-        """Notes where in the pool are no rows that can be drawn, and where episodes are."""
-        episodes, offset = [], 0
-        self._gaps: list[tuple[int, int]] = []  # the position behind it, and its length in rows
-        for slot, group in enumerate(self._groups):
-            length = self._file.rows_in(group) if slot != self._spare else 0
-            if slot != self._spare:
-                episodes.append(Episodes.between(self._bounds[slot]).shifted(offset))
-            offset += length
-            if length < self._file.group_rows:  # the spare slot, or the file's last group
-                self._gaps.append((offset, self._file.group_rows - length))
-        self._num_reachable = offset
-        self._episodes = Episodes.concatenate(episodes)
+        """Notes which rows of the pool can be drawn, and by which positions."""
+        drawable = [slot for slot in range(len(self._groups)) if slot != self._spare]
+        lengths = [self._file.rows_in(self._groups[slot]) for slot in drawable]
+        begins = np.array(drawable) * self._file.group_rows
+        ranges = [
+            np.arange(begin, begin + length, dtype=POSITION_DTYPE)
+            for begin, length in zip(begins, lengths, strict=True)
+        ]
+        self._row_at = np.concatenate(ranges)  # of the pool, by position
+        self._at = list(zip(drawable, accumulate(lengths, initial=0), strict=False))
+        self._episodes = None

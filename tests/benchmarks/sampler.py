@@ -8,6 +8,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ STREAM_LIMIT_BYTES = 500_000_000  # of the whole process
 SHUFFLE_ROWS = 65_536  # of Ray Data's buffer
 RAY_SHARE = 0.25  # of the files, in one pass of Ray Data
 RATE = "meta-batches/CPU-s"
+NO_TARGET = "no target is set: at least as fast"
 CPU = torch.device("cpu")
 
 
@@ -43,42 +45,53 @@ def run(options: Options) -> Iterator[Row]:
 
 
 def mapped_rows(data: LargeSet) -> Iterable[Row]:
-    """All transitions in memory on either side, 16 x (256 + 256) of them in a meta-batch."""
-    mapped = {"mode": "mapped", "context_per_task": ROWS, "memory_budget_bytes": 2 * data.bytes}
-
-    def by_a_user(buffer: MultiTaskReplayBuffer) -> None:
-        for _ in range(UPDATES):
-            buffer.sample_meta_batch(tasks=TASKS, context=ROWS, transitions=ROWS)
-
+    """All transitions in memory on either side: 16 x 256 of them, and with as many in contexts."""
+    mapped = {"mode": "mapped", "memory_budget_bytes": 2 * data.bytes}
+    contexts: dict[str, dict[str, int]] = {
+        "no context": {"context_per_task": 1},
+        "contexts of any 256 rows": {"context_per_task": ROWS},
+        "256 rows of 2 episodes as context": {"context_per_task": ROWS, "context_episodes": 2},
+    }
+    buffers = [MultiTaskReplayBuffer(data, kind) for kind in (np.float64, np.float32)]
     with ExitStack() as stack:
-        rows = stack.enter_context(sampling(data, sampler_config(**mapped)))
-        episodes = stack.enter_context(sampling(data, sampler_config(**mapped, context_episodes=2)))
-        double, single = (MultiTaskReplayBuffer(data, kind) for kind in (np.float64, np.float32))
-        sides = [rows, episodes, lambda: by_a_user(double), lambda: by_a_user(single)]
-        seconds = interleaved(*[timed(side, time.process_time) for side in sides], rounds=15)
-    rates = [UPDATES / each for each in seconds]
-    for ours, contexts in ((rates[0], "of any rows"), (rates[1], "of 2 episodes")):
+        ours = [
+            stack.enter_context(sampling(data, sampler_config(**mapped, **options)))
+            for options in contexts.values()
+        ]
+        theirs = [partial(by_a_user, b, context) for b in buffers for context in (0, ROWS)]
+        measures = [timed(side, time.process_time) for side in (*ours, *theirs)]
+        rates = [UPDATES / each for each in interleaved(*measures, rounds=15)]
+    (double_alone, double, single_alone, single), rates = rates[len(ours) :], rates[: len(ours)]
+    for name, rate in zip(contexts, rates, strict=True):
+        alone = name == "no context"
         yield Row.rates(
-            f"mapped, contexts {contexts}; numpy buffers, float64 as rlkit's",
-            ours=ours,
-            theirs=rates[2],
-            target=8.0,
+            f"mapped, {name}; numpy buffers, float64 as rlkit's",
+            ours=rate,
+            theirs=double_alone if alone else double,
+            target=8.0 if alone else 1.0,
             unit=RATE,
+            note="" if alone else NO_TARGET,
         )
         yield Row.rates(
-            f"mapped, contexts {contexts}; numpy buffers, float32",
-            ours=ours,
-            theirs=rates[3],
+            f"mapped, {name}; numpy buffers, float32",
+            ours=rate,
+            theirs=single_alone if alone else single,
             target=1.0,
             unit=RATE,
-            note="no target is set: at least as fast",
+            note=NO_TARGET,
         )
-        yield Row.at_most(
-            f"time of a meta-batch, mapped, contexts {contexts}; the limit",
-            measured=1000.0 / ours,
-            allowed=LATENCY_LIMIT_MS,
-            unit="CPU-ms",
-        )
+    yield Row.at_most(
+        "time of a meta-batch, mapped, no context; the limit",
+        measured=1000.0 / rates[0],
+        allowed=LATENCY_LIMIT_MS,
+        unit="CPU-ms",
+    )
+
+
+def by_a_user(buffer: MultiTaskReplayBuffer, context: int) -> None:
+    """Some meta-batches from numpy buffers."""
+    for _ in range(UPDATES):
+        buffer.sample_meta_batch(tasks=TASKS, context=context, transitions=ROWS)
 
 
 def streamed_rows(data: LargeSet, options: Options) -> Iterable[Row]:

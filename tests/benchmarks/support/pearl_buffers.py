@@ -46,10 +46,11 @@ class MultiTaskReplayBuffer:
         ]
 
     def sample_meta_batch(self, *, tasks: int, context: int, transitions: int) -> None:
-        """Tasks, and for each of them a context and transitions."""
+        """Tasks, and for each of them transitions, and a context if it has rows."""
         indices = np.random.choice(len(self.buffers), tasks)  # noqa: NPY002
-        inputs = self.sample(indices, context)
-        torch.cat([inputs[0], inputs[1], inputs[2]], dim=2)  # what the encoder takes
+        if context:
+            inputs = self.sample(indices, context)
+            torch.cat([inputs[0], inputs[1], inputs[2]], dim=2)  # what the encoder takes
         self.sample(indices, transitions)
 
     def sample(self, indices: Sequence[int], batch_size: int) -> list[Tensor]:
