@@ -25,7 +25,7 @@ from causeway.actors.rollout import (
 from causeway.actors.side_by_side import Manner, Share, rollout_side_by_side
 from causeway.actors.tasks.family import Dynamics
 from causeway.datasets.batches import RowLayout, Trajectory
-from causeway.datasets.policy import AdaptivePolicy, labelling
+from causeway.datasets.policy import AdaptivePolicy, labelling, reads_in_order
 
 Version = tuple[int, int]  # generation, updates
 
@@ -253,12 +253,17 @@ class Collection:
         if not self.trajectories or num_prior >= num_envs:
             return self.policy.prior(num_envs)
         rows = self._labelled_rows()
-        contexts = [
-            subsample(rows, self.config.context_size, self.generators.numpy)
-            for _ in range(num_envs - num_prior)
-        ]
+        contexts = [self._subsampled(rows) for _ in range(num_envs - num_prior)]
         posterior = self.policy.adapt(stack_contexts(contexts, self.layout))
         return torch.cat([self.policy.prior(num_prior), posterior]) if num_prior else posterior
+
+    def _subsampled(self, rows: Rows) -> Rows:
+        return subsample(
+            rows,
+            self.config.context_size,
+            self.generators.numpy,
+            in_order=reads_in_order(self.policy),
+        )
 
     def _labelled_rows(self) -> Rows:
         """Everything gathered; what has no label yet is labelled first."""
@@ -272,12 +277,7 @@ class Collection:
 
     def rewards_of(self, trajectories: list[Trajectory]) -> list[np.ndarray]:
         """Each trajectory's rewards, as the decoder tells them from a context of logged data."""
-        contexts = [
-            subsample(
-                self.assignment.labelling_context, self.config.context_size, self.generators.numpy
-            )
-            for _ in trajectories
-        ]
+        contexts = [self._subsampled(self.assignment.labelling_context) for _ in trajectories]
         rewards = (
             labelling(self.policy)
             .label(

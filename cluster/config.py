@@ -201,9 +201,15 @@ def load_run_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConf
     section = data.get("run")
     algorithm = section.get("algorithm", "smac") if isinstance(section, dict) else "smac"
     config = structure(run_config_class(str(algorithm)), data, source)
+    check_fit(config)
+    return config
+
+
+def check_fit(config: RunConfig) -> None:
+    """Raises ConfigError where the run does not fit its algorithm."""
     check_stages(config)
     check_rewards(config)
-    return config
+    check_order(config)
 
 
 def check_stages(config: RunConfig) -> None:
@@ -214,6 +220,16 @@ def check_stages(config: RunConfig) -> None:
         raise ConfigError(
             f"schedule.updates must name the stages of {config.run.algorithm!r}, "
             f"{', '.join(known)}, got {', '.join(config.schedule.updates) or 'none'}"
+        )
+
+
+def check_order(config: RunConfig) -> None:
+    """Raises ConfigError where the algorithm reads sequences and is not given any."""
+    reads = getattr(load_algorithm(config.run.algorithm), "READS_IN_ORDER", False)
+    if reads and not config.sampler.context_in_order:
+        raise ConfigError(
+            f"sampler.context_in_order must be true for {config.run.algorithm!r}, whose encoder "
+            "reads transitions in time order; got false: set it, and sampler.context_episodes to 1"
         )
 
 

@@ -159,8 +159,11 @@ class TaskStream:
         self._online.append(entry)
 
     def _offline(self, task: int, generator: np.random.Generator, contexts: int) -> Rows:
-        buffer = self._buffers[task]
-        count = min(contexts * self._config.sampler.context_per_task, buffer.offline.num_rows)
+        buffer, sampler = self._buffers[task], self._config.sampler
+        count = min(contexts * sampler.context_per_task, buffer.offline.num_rows)
+        if sampler.context_in_order and sampler.context_episodes is not None:
+            num_episodes = contexts * sampler.context_episodes
+            return buffer.draw_offline_in_order(generator, count, num_episodes)
         return buffer.draw_offline(generator, count)
 
     def _part_path(self, sequence: int) -> Path:

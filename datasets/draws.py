@@ -62,8 +62,9 @@ def draw_contexts(
     *,
     num_episodes: int,
     online_share: float | None,
+    in_order: bool,
 ) -> Positions:
-    """Positions of `count` rows of a few whole episodes of each place, in random order.
+    """Positions of `count` rows of a few whole episodes of each place, in random or time order.
 
     Those of a place are distinct if its episodes have enough rows; if not, each row is there and
     the rest are drawn again.
@@ -75,6 +76,8 @@ def draw_contexts(
         num_episodes: how many episodes they are of; all, where there are no more.
         online_share: probability that they are online episodes, if there are any; they are offline
             ones otherwise. None: every episode is as likely as any other.
+        in_order: whether the rows are a stretch of these episodes, one behind the other: from
+            anywhere within them, and from their beginning again where they are too few.
 
     Raises:
         ValueError: if there is no whole episode within reach.
@@ -82,7 +85,11 @@ def draw_contexts(
     begin, end = _choose_episodes(generator, reaches, num_episodes, online_share)
     behind = (end - begin).cumsum(axis=1)  # each episode's end, were they one after the other
     total = behind[:, -1]
-    drawn = _draw_within(generator, total, count)
+    if in_order:
+        first = (generator.random(len(total)) * (np.maximum(total - count, 0) + 1)).astype(np.int64)
+        drawn = (first[:, None] + np.arange(count)) % total[:, None]
+    else:
+        drawn = _draw_within(generator, total, count)
     # One search for all places: the rows of each are behind those of the one before.
     start = (np.arange(len(total)) * int(total.max() + 1))[:, None]
     episode = (behind + start).ravel().searchsorted(drawn + start, side="right")

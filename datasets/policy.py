@@ -92,3 +92,11 @@ class ActsOnNoise(Protocol):
     def act_with_noise(self, observation: Tensor, latent: Tensor, noise: Tensor) -> Tensor:
         """The actions [N, A] that `act` gives where it draws this standard normal noise [N, A]."""
         ...
+
+
+def reads_in_order(policy: AdaptivePolicy) -> bool:
+    """Whether the policy reads a context as a sequence: consecutive transitions in time order.
+
+    Such a policy says so by an attribute of this name; to any other a context is a set.
+    """
+    return bool(getattr(policy, "reads_in_order", False))

@@ -29,6 +29,7 @@ class SamplerConfig:
     context_per_task: int = 64  # K
     distinct_tasks: bool = False  # whether a meta-batch may hold a task only once
     context_episodes: int | None = None  # M, whole ones, that a context is of; None: of any rows
+    context_in_order: bool = False  # a context of episodes is consecutive rows, in time order
     stretches: bool = False  # context and transitions are each rows that follow one another
     online_share: float | None = None  # of a draw's rows; None: uniform over the grown buffer
     mode: Literal["auto", "mapped", "streamed"] = "auto"  # auto: mapped if the budget allows it
@@ -64,6 +65,11 @@ class SamplerConfig:
                 "SamplerConfig.online_share must lie in [0, 1] or be null (uniform over offline "
                 f"and online rows), got {self.online_share}"
             )
+        if self.context_in_order and self.context_episodes is None:
+            raise ValueError(
+                "SamplerConfig.context_in_order must be false where context_episodes is null: rows "
+                "from anywhere have no order; set context_episodes to 1 or more"
+            )
         if self.stretches and (self.context_episodes is not None or self.online_share is not None):
             raise ValueError(
                 "SamplerConfig.stretches must be false with context_episodes or online_share, got "
@@ -96,8 +102,9 @@ class MetaSampler:
     transition is in both; a buffer with fewer rows than that is drawn from twice, independently.
 
     With `context_episodes`, a context is instead of that many whole episodes, as at adaptation it
-    is of one exploration; see `draw_contexts`. With `stretches`, context and transitions are rows
-    in time order; see `draw_stretches`.
+    is of one exploration; see `draw_contexts`. With `context_in_order` too, it is consecutive
+    rows of these, in time order. With `stretches`, context and transitions are rows in time order;
+    see `draw_stretches`.
 
     Args:
         buffers: by task id; they may grow while the sampler is in use.
@@ -229,6 +236,7 @@ class MetaSampler:
             config.context_per_task,
             num_episodes=config.context_episodes,
             online_share=config.online_share,
+            in_order=config.context_in_order,
         )
         transitions = draw_rows(
             self._generator,

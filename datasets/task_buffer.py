@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from causeway.datasets.draws import draw_rows
+from causeway.datasets.draws import draw_contexts, draw_rows
 from causeway.datasets.episodes import Episodes, find_ends
 from causeway.datasets.reach import Reach
 from causeway.datasets.rows import ROW_DTYPE, RowSource
@@ -80,6 +80,19 @@ class TaskBuffer:
     ) -> Float32[np.ndarray, "count W"]:
         """Rows of the offline part alone, distinct ones if it holds enough."""
         return self.draw(generator, count, online_share=0.0)
+
+    def draw_offline_in_order(
+        self, generator: np.random.Generator, count: int, num_episodes: int
+    ) -> Float32[np.ndarray, "count W"]:
+        """Consecutive rows of a few whole offline episodes, in time order; see `draw_contexts`."""
+        reach = self.reach()
+        rows = np.empty((count, self.width), ROW_DTYPE)
+        (positions,) = draw_contexts(
+            generator, [reach], count, num_episodes=num_episodes, online_share=0.0, in_order=True
+        )
+        reach.gather(positions, rows)
+        reach.advance()
+        return rows
 
 
 class _GrowingArray:

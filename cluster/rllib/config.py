@@ -11,8 +11,7 @@ from ray.util import log_once
 
 from causeway.cluster.config import (
     RunConfig,
-    check_rewards,
-    check_stages,
+    check_fit,
     load_run_config,
     run_config_class,
 )
@@ -131,8 +130,7 @@ def _structured(data: Mapping[str, Any]) -> RunConfig:
     """Our dataclasses from plain values."""
     algorithm = data.get("run", {}).get("algorithm", "smac")
     config = structure(run_config_class(str(algorithm)), data, "CausewayConfig")
-    check_stages(config)
-    check_rewards(config)
+    check_fit(config)
     return config
 
 

@@ -120,7 +120,9 @@ def test_rows_of_a_contexts_episodes_are_alike_wherever_they_stand(steps, count)
     reaches = [make_reach(10 * steps, steps=steps)] * 30
     drawn = np.concatenate(
         [
-            draw_contexts(generator, reaches, count, num_episodes=2, online_share=None)
+            draw_contexts(
+                generator, reaches, count, num_episodes=2, online_share=None, in_order=False
+            )
             for _ in range(400)
         ]
     )

@@ -111,6 +111,42 @@ def test_a_context_of_short_episodes_has_all_their_rows_and_repeats_some():
         assert len(keys(context, ROW)) == sum(3 + episode % 2 for (episode,) in episodes)
 
 
+def test_a_context_in_order_is_a_stretch_of_its_episodes():
+    sampler = make_sampler(
+        make_buffer([10] * 4), context_episodes=2, context_per_task=12, context_in_order=True
+    )
+    starts = set()
+    for context in contexts_of(sampler.sample_block(100)):
+        rows = context[:, ROW].astype(int)
+        same = context[1:, EPISODE] == context[:-1, EPISODE]
+        assert (np.diff(rows)[same] == 1).all()
+        assert (~same).sum() == 1
+        starts.add(int(rows[0]) % 10)
+    assert starts == set(range(9))  # the last start leaves 12 of 20 rows
+
+
+def test_a_context_in_order_of_too_few_rows_begins_again():
+    sampler = make_sampler(
+        make_buffer([3] * 4), context_episodes=1, context_per_task=8, context_in_order=True
+    )
+    for context in contexts_of(sampler.sample_block(10)):
+        assert (context[:, ROW] % 3 == np.arange(8) % 3).all()
+        assert len(keys(context, EPISODE)) == 1
+
+
+def test_offline_rows_in_order_are_of_offline_episodes_alone():
+    buffer = make_buffer([10] * 4, [10] * 4)
+    for seed in range(20):
+        rows = buffer.draw_offline_in_order(np.random.default_rng(seed), 10, num_episodes=1)
+        assert (rows[:, SOURCE] == 0).all()
+        assert (np.diff(rows[:, ROW]) == 1).all()
+
+
+def test_an_order_without_episodes_is_refused():
+    with pytest.raises(ValueError, match="context_in_order must be false where context_episodes"):
+        SamplerConfig(context_in_order=True)
+
+
 def test_a_buffer_of_fewer_episodes_gives_all_of_them():
     sampler = make_sampler(make_buffer([6, 6]), context_episodes=5, context_per_task=12)
     for context in contexts_of(sampler.sample_block(5)):
