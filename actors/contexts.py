@@ -1,14 +1,18 @@
 """How adaptation data is gathered, by name, and how rows become the context of a belief.
 
-    offline        the context is labelled transitions from the task's own logs
-    online_prior   episodes act on z ~ prior; then all they saw, with true rewards, is the context
+    offline          the context is labelled transitions from the task's own logs
+    offline_shifted  it is the same task, acted in as another task's logs were
+    online_prior     episodes act on z ~ prior; then all they saw, with true rewards, is the context
+    online_random    episodes act at random; then the belief follows everything seen, step by step
+    online_filtered  as online_prior, but of the episodes seen only those of the best returns count
 
-The gap between returns under the two is the shift that self-supervision exists to close, so a
-result always says which of them it was measured under.
+The gap between returns under the first and a later one is the shift that self-supervision exists to
+close, so a result always says which of them it was measured under.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,11 +30,10 @@ class Moment:
     episode: int  # how many came before it
     prior_episodes: int  # how many are to act on the prior, where a protocol has such
     offline: Rows | None  # labelled transitions from the task's logs, where some were given
-    gathered: Rows  # what the episodes before saw, with true rewards; may be empty
-
-
-Protocol = Callable[[Moment], Rows | None]
-"""Gives the context that an episode acts on, or None where it acts on the prior."""
+    shifted: Rows | None  # the task's, by the behaviour of another one, where some were gathered
+    gathered: tuple[Rows, ...]  # what each episode before saw, with true rewards
+    returns: tuple[float, ...]  # of these episodes
+    kept_share: float  # of them that a filter keeps
 
 
 def offline(moment: Moment) -> Rows | None:
@@ -43,12 +46,57 @@ def offline(moment: Moment) -> Rows | None:
     return moment.offline
 
 
+def offline_shifted(moment: Moment) -> Rows | None:
+    """The task's transitions by another's behaviour, for every episode alike."""
+    if moment.shifted is None:
+        raise ValueError(
+            "the protocol 'offline_shifted' needs transitions by another task's behaviour, "
+            "one task had none: give offline_contexts for all tasks, and at least two of these"
+        )
+    return moment.shifted
+
+
 def online_prior(moment: Moment) -> Rows | None:
     """Nothing for the first `prior_episodes`, then all that the run has gathered so far."""
-    return None if moment.episode < moment.prior_episodes else moment.gathered
+    return None if moment.episode < moment.prior_episodes else np.concatenate(moment.gathered)
 
 
-_PROTOCOLS: dict[str, Protocol] = {"offline": offline, "online_prior": online_prior}
+def online_filtered(moment: Moment) -> Rows | None:
+    """The same, of the best episodes alone: where a return is high, the belief was near the task.
+
+    IDAQ, Wang et al. 2023 (arXiv:2305.19529), whose quantifier by return this is: episodes that a
+    policy from logs acts badly in are unlike what its belief was trained on.
+    """
+    if moment.episode < moment.prior_episodes:
+        return None
+    count = max(1, round(moment.kept_share * len(moment.gathered)))
+    best = sorted(np.argsort(moment.returns, kind="stable")[-count:])
+    return np.concatenate([moment.gathered[index] for index in best])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """How adaptation data is gathered.
+
+    Fields:
+        context: what an episode acts on, or None where nothing is to be known yet.
+        explores: how an episode acts on which nothing is known.
+        belief_per: whether the belief stands still in an episode or follows its every step.
+    """
+
+    context: Callable[[Moment], Rows | None]
+    explores: Literal["prior", "random"] = "prior"
+    belief_per: Literal["episode", "step"] = "episode"
+
+
+_PROTOCOLS: dict[str, Protocol] = {
+    "offline": Protocol(context=offline),
+    "offline_shifted": Protocol(context=offline_shifted),
+    "online_prior": Protocol(context=online_prior),
+    # CSRO, Gao et al. 2023 (arXiv:2311.03695), sec. 4.3: no behaviour of its own biases the start.
+    "online_random": Protocol(context=online_prior, explores="random", belief_per="step"),
+    "online_filtered": Protocol(context=online_filtered),
+}
 
 
 def protocols() -> tuple[str, ...]:
@@ -67,14 +115,26 @@ def find_protocol(name: str) -> Protocol:
     return _PROTOCOLS[name]
 
 
-def subsample(rows: Rows, size: int | None, generator: np.random.Generator) -> Rows:
+def subsample(
+    rows: Rows, size: int | None, generator: np.random.Generator, *, in_order: bool
+) -> Rows:
     """At most `size` different rows, every one as likely as another; all of them for None.
 
     A product of Gaussians narrows with every transition, so a context larger than those of training
     gives a belief that is surer than it should be.
+
+    Args:
+        rows: in time order.
+        size: the most rows that are kept.
+        generator: of the choice.
+        in_order: whether those that are kept must follow one another, for a policy that reads
+            sequences.
     """
     if size is None or len(rows) <= size:
         return rows
+    if in_order:
+        first = int(generator.integers(len(rows) - size + 1))
+        return rows[first : first + size]
     return rows[generator.choice(len(rows), size, replace=False)]
 
 

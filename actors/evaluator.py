@@ -8,25 +8,34 @@ protocol gives. Evaluation holds the true reward; collection does not.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from causeway.actors.adaptive_rollout import rollout_adapting
 from causeway.actors.contexts import (
     Moment,
     Protocol,
     Rows,
     find_protocol,
+    offline_shifted,
     stack_contexts,
     subsample,
 )
 from causeway.actors.rollout import Generators, LatentPer, check_choice, rollout, run_episodes
+from causeway.actors.shifted import shifted_contexts
 from causeway.actors.summary import Summary, summarise
 from causeway.actors.tasks.family import Family, Task, with_true_reward
-from causeway.datasets.batches import Episode, RowLayout
-from causeway.datasets.policy import AdaptivePolicy
+from causeway.datasets.batches import Episode, RowLayout, Trajectory
+from causeway.datasets.policy import AdaptivePolicy, reads_in_order
+
+SHIFTED_EPISODES = 8  # of another task's behaviour, that contexts are drawn from
+
+OfflineProtocol = Literal["offline", "offline_shifted"]
+OnlineProtocol = Literal["online_prior", "online_random", "online_filtered"]
+BeliefPer = Literal["episode", "step"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +47,10 @@ class EvaluationConfig:
     prior_episodes: int = 2  # of these, on the prior; under `online_prior`
     context_size: int | None = 64  # transitions; more are subsampled to it, None takes all
     latent_per: LatentPer = "trajectory"
+    offline_protocol: OfflineProtocol = "offline"  # of `offline_context_return`
+    online_protocol: OnlineProtocol = "online_prior"  # of the other returns
+    belief_per: BeliefPer = "episode"  # step: a belief follows each of its episode's steps
+    kept_share: float = 0.5  # of the episodes gathered; under `online_filtered`
 
     def __post_init__(self) -> None:
         for name in ("repeats", "episodes", "context_size"):
@@ -51,6 +64,16 @@ class EvaluationConfig:
                 "gathers it, and one that uses it"
             )
         check_choice("EvaluationConfig", "latent_per", LatentPer, self.latent_per)
+        check_choice("EvaluationConfig", "belief_per", BeliefPer, self.belief_per)
+        for name, choices in (
+            ("offline_protocol", OfflineProtocol),
+            ("online_protocol", OnlineProtocol),
+        ):
+            check_choice("EvaluationConfig", name, choices, getattr(self, name))
+        if not 0.0 < self.kept_share <= 1.0:
+            raise ValueError(
+                f"EvaluationConfig.kept_share must lie in (0, 1], got {self.kept_share}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +91,9 @@ class Evaluation:
     @property
     def prior_return(self) -> Summary:
         """The first episode's return, before any context."""
-        if self.protocol == "offline":
+        if self.protocol.startswith("offline"):
             raise ValueError(
-                "under the protocol 'offline' no episode acts on the prior: "
+                f"under the protocol {self.protocol!r} no episode acts on the prior: "
                 "evaluate under 'online_prior' for the return before adaptation"
             )
         return self.episode_return(0)
@@ -126,12 +149,10 @@ def evaluate(
     """
     if not tasks:
         raise ValueError("evaluate needs at least one task, got none")
-    context_of = find_protocol(protocol)
-    runs = _Runs(policy, family, tasks, layout, config, offline_contexts or {}, seed)
-    history: list[list[Episode]] = []
-    for _ in range(config.episodes):
-        belief = runs.belief(context_of)
-        history.append(runs.next_episode(belief))
+    runs = _Runs(
+        policy, family, tasks, layout, config, find_protocol(protocol), offline_contexts or {}, seed
+    )
+    history = [runs.next_episode() for _ in range(config.episodes)]
     returns = np.array([[one.undiscounted_return for one in episodes] for episodes in history])
     return Evaluation(
         protocol=protocol,
@@ -140,7 +161,7 @@ def evaluate(
         paths_first=tuple(_path(one) for one in history[0][:: config.repeats]),
         paths_last=tuple(_path(one) for one in history[-1][:: config.repeats]),
         prior=_gaussian(runs.prior),
-        belief=_gaussian(belief),
+        belief=_gaussian(runs.last_belief),
     )
 
 
@@ -214,66 +235,117 @@ class _Runs:
         tasks: Sequence[Task],
         layout: RowLayout,
         config: EvaluationConfig,
+        protocol: Protocol,
         offline_contexts: Mapping[int, Rows],
         seed: int,
     ) -> None:
         self._policy, self._family, self._config = policy, family, config
+        self._protocol, self._layout = protocol, layout
         self._tasks = [task for task in tasks for _ in range(config.repeats)]
         self._offline = [offline_contexts.get(task.id) for task in self._tasks]
-        self._layout = layout
-        self._gathered = [np.zeros((0, self._layout.width), np.float32) for _ in self._tasks]
+        self._gathered: list[list[Rows]] = [[] for _ in self._tasks]
+        self._returns: list[list[float]] = [[] for _ in self._tasks]
         self._dynamics = family.dynamics([task.dynamics for task in self._tasks])
         self._generators = Generators.from_key(seed)
-        self._episode = 0
-        self.prior = policy.prior(len(self._tasks))
+        self._shifted: dict[int, Rows] = {}
+        if protocol.context is offline_shifted:
+            generator = Generators.from_key(seed, 1).numpy  # of its own: starts stay as they are
+            self._shifted = shifted_contexts(
+                family,
+                tasks,
+                offline_contexts,
+                layout,
+                num_episodes=SHIFTED_EPISODES,
+                generator=generator,
+            )
+        self.prior = self.last_belief = policy.prior(len(self._tasks))
 
-    def belief(self, context_of: Protocol) -> Tensor:
-        """What the next episode acts on: the prior, or what each run's context tells."""
-        contexts = [
-            context_of(
+    def next_episode(self) -> list[Episode]:
+        """Every run's next episode, with true rewards; it joins what the run has gathered."""
+        contexts = self._contexts()
+        explores = all(rows is None for rows in contexts)
+        known = [self._nothing() if rows is None else rows for rows in contexts]
+        if explores and self._protocol.explores == "random":
+            trajectories = self._random_episode()
+        elif "step" in (self._protocol.belief_per, self._config.belief_per):
+            trajectories = rollout_adapting(
+                self._policy,
+                self._dynamics,
+                self._family,
+                self._tasks,
+                known,
+                self._infer,
+                layout=self._layout,
+                generators=self._generators,
+            )
+        else:
+            trajectories = rollout(
+                self._policy,
+                self._dynamics,
+                self._infer(known),
+                horizon=self._family.horizon,
+                latent_per=self._config.latent_per,
+                actions="deterministic",
+                generators=self._generators,
+            )
+        return self._gather(trajectories)
+
+    def _contexts(self) -> list[Rows | None]:
+        """What each run's next episode is to act on, by the protocol."""
+        return [
+            self._protocol.context(
                 Moment(
-                    episode=self._episode,
+                    episode=len(self._gathered[n]),
                     prior_episodes=self._config.prior_episodes,
-                    offline=offline,
-                    gathered=gathered,
+                    offline=self._offline[n],
+                    shifted=self._shifted.get(task.id),
+                    gathered=tuple(self._gathered[n]),
+                    returns=tuple(self._returns[n]),
+                    kept_share=self._config.kept_share,
                 )
             )
-            for offline, gathered in zip(self._offline, self._gathered, strict=True)
+            for n, task in enumerate(self._tasks)
         ]
+
+    def _infer(self, contexts: Sequence[Rows]) -> Tensor:
+        """The belief of each run: the prior, or what its context tells."""
         # A run whose simulation diverged at once, every time, has nothing to infer from either.
-        known = {n: rows for n, rows in enumerate(contexts) if rows is not None and len(rows) > 0}
+        known = {n: rows for n, rows in enumerate(contexts) if len(rows) > 0}
+        self.last_belief = self.prior
         if not known:
             return self.prior
         size, generator = self._config.context_size, self._generators.numpy
-        chosen = [subsample(rows, size, generator) for rows in known.values()]
+        in_order = reads_in_order(self._policy)
+        chosen = [subsample(rows, size, generator, in_order=in_order) for rows in known.values()]
         posterior = self._policy.adapt(stack_contexts(chosen, self._layout))
-        if len(known) == len(contexts):
-            return posterior
-        belief = self.prior.clone()
-        belief[list(known)] = posterior
-        return belief
+        if len(known) < len(contexts):
+            belief = self.prior.clone()
+            belief[list(known)] = posterior
+            posterior = belief
+        self.last_belief = posterior
+        return posterior
 
-    def next_episode(self, belief: Tensor) -> list[Episode]:
-        """Every run's next episode, with true rewards; it joins what the run has gathered."""
-        trajectories = rollout(
-            self._policy,
+    def _random_episode(self) -> list[Trajectory]:
+        generator, size = self._generators.numpy, self._layout.action_size
+        return run_episodes(
             self._dynamics,
-            belief,
+            lambda observation: generator.uniform(-1.0, 1.0, (len(observation), size)),
             horizon=self._family.horizon,
-            latent_per=self._config.latent_per,
-            actions="deterministic",
-            generators=self._generators,
+            generator=generator,
         )
+
+    def _gather(self, trajectories: Sequence[Trajectory]) -> list[Episode]:
         episodes = [
             with_true_reward(self._family, task, trajectory)
             for task, trajectory in zip(self._tasks, trajectories, strict=True)
         ]
-        self._gathered = [
-            np.concatenate([rows, self._layout.pack(episode)])
-            for rows, episode in zip(self._gathered, episodes, strict=True)
-        ]
-        self._episode += 1
+        for n, episode in enumerate(episodes):
+            self._gathered[n].append(self._layout.pack(episode))
+            self._returns[n].append(episode.undiscounted_return)
         return episodes
+
+    def _nothing(self) -> Rows:
+        return np.zeros((0, self._layout.width), np.float32)
 
 
 def _gaussian(belief: Tensor) -> Float32[np.ndarray, "N 2 Z"] | None:

@@ -44,8 +44,8 @@ class EvaluationReport:
     def to_json(self) -> dict[str, Any]:
         """Both protocols in full, and how far their beliefs lie apart."""
         return {
-            "online_prior": self.online.to_json(),
-            "offline": self.offline.to_json(),
+            self.online.protocol: self.online.to_json(),
+            self.offline.protocol: self.offline.to_json(),
             "shift": context_shift(self.offline, self.online),
         }
 
@@ -77,7 +77,9 @@ class EvaluationService:
         """The weights' returns. One seed for all: policies meet the same starts and prior draws."""
         self._policy.load_state_dict(weights)
         return EvaluationReport(
-            updates=updates, online=self._under("online_prior"), offline=self._under("offline")
+            updates=updates,
+            online=self._under(self._config.evaluation.online_protocol),
+            offline=self._under(self._config.evaluation.offline_protocol),
         )
 
     def references(self) -> dict[str, Summary | None]:

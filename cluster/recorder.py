@@ -127,6 +127,11 @@ class Recorder:
             "split": config.data.split,
             "seed": config.run.seed,
             "true_rewards": config.collection.true_rewards,
+            "protocols": {
+                "online": config.evaluation.online_protocol,
+                "offline": config.evaluation.offline_protocol,
+                "belief_per": config.evaluation.belief_per,
+            },
             "git_commit": git_commit(),
             **{stage: {n: point[n] for n in names} for stage, point in by_stage.items()},
             **{n: s.to_json() if s is not None else None for n, s in references.items()},

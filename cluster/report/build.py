@@ -133,7 +133,7 @@ def _shifts(run: RunData) -> Iterator[tuple[str, float | None, float | None]]:
 
 def _tasks(run: RunData) -> Iterator[tuple[Any, str, str, str, str]]:
     """Each held-out task with its parameters and its adapted return before and after."""
-    last = run.evaluation("online", "online_prior") or run.evaluation("offline", "online_prior")
+    last = run.evaluation("online", "online") or run.evaluation("offline", "online")
     summaries = [run.summary(stage, ONLINE_CONTEXT) for stage in STAGES]
     change = difference(summaries[1], summaries[0])
     columns = [s.per_task if s is not None else () for s in (*summaries, change)]

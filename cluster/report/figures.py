@@ -51,7 +51,7 @@ def draw_all(run: RunData) -> list[Drawing]:
 def draw_adaptation(run: RunData) -> Drawing | None:
     """Return over episodes of adaptation, before and after self-supervision."""
     curves = {
-        stage: per_episode(run.evaluation(stage, "online_prior").get("returns")) for stage in STAGES
+        stage: per_episode(run.evaluation(stage, "online").get("returns")) for stage in STAGES
     }
     curves = {stage: curve for stage, curve in curves.items() if curve}
     if not curves:
@@ -117,10 +117,10 @@ def draw_contexts(run: RunData) -> Drawing | None:
 
 def draw_paths(run: RunData) -> Drawing | None:
     """Where the agent goes in the plane, before and after adaptation, for some held-out tasks."""
-    stages = [stage for stage in STAGES if _planar(run.evaluation(stage, "online_prior"))]
+    stages = [stage for stage in STAGES if _planar(run.evaluation(stage, "online"))]
     if not stages:
         return None
-    first = run.evaluation(stages[0], "online_prior")
+    first = run.evaluation(stages[0], "online")
     count = len(first["paths_first"])
     chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_PATHS)).round().astype(int))
     goals = _goals(first.get("task_parameters") or [])
@@ -129,7 +129,7 @@ def draw_paths(run: RunData) -> Drawing | None:
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(stages), len(chosen), squeeze=False, sharex=True, sharey=True)
     for row, stage in enumerate(stages):
-        evaluation = run.evaluation(stage, "online_prior")
+        evaluation = run.evaluation(stage, "online")
         for column, task in enumerate(chosen):
             axes = panels[row, column]
             _draw_path(axes, evaluation, int(task), goals, stage)

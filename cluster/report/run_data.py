@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,10 +45,10 @@ class RunData:
         results = self.results if stage is None else self.results.get(stage) or {}
         return read_summary(results.get(name))
 
-    def evaluation(self, stage: str, protocol: str) -> Mapping[str, Any]:
-        """The evaluation after a stage under a protocol; empty where there is none."""
-        stages = self.evaluations.get("stages") or {}
-        return (stages.get(stage) or {}).get(protocol) or {}
+    def evaluation(self, stage: str, kind: Literal["online", "offline"]) -> Mapping[str, Any]:
+        """The evaluation after a stage under that kind of protocol; empty where there is none."""
+        found = (self.evaluations.get("stages") or {}).get(stage) or {}
+        return next((value for name, value in found.items() if name.startswith(kind)), None) or {}
 
     def shift(self, stage: str) -> Mapping[str, float]:
         """How far the beliefs lie from each other after a stage, in nats."""

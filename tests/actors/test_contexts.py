@@ -6,6 +6,8 @@ from causeway.actors.contexts import (
     Moment,
     find_protocol,
     offline,
+    offline_shifted,
+    online_filtered,
     online_prior,
     protocols,
     stack_contexts,
@@ -22,23 +24,31 @@ def rows(count, first=0):
     return np.arange(first, first + count * width, dtype=np.float32).reshape(count, width)
 
 
-def moment(episode, *, logs=None, gathered=None):
-    gathered = rows(0) if gathered is None else gathered
-    return Moment(episode=episode, prior_episodes=2, offline=logs, gathered=gathered)
+def moment(episode, *, logs=None, gathered=(), returns=(), shifted=None, kept_share=0.5):
+    return Moment(
+        episode=episode,
+        prior_episodes=2,
+        offline=logs,
+        shifted=shifted,
+        gathered=tuple(gathered),
+        returns=tuple(returns),
+        kept_share=kept_share,
+    )
 
 
 def test_protocols_are_found_by_name():
-    assert protocols() == ("offline", "online_prior")
-    assert find_protocol("offline") is offline
-    assert find_protocol("online_prior") is online_prior
-    with pytest.raises(ValueError, match="must be one of offline, online_prior, got 'onlin'"):
+    names = ("offline", "offline_shifted", "online_prior", "online_random", "online_filtered")
+    assert protocols() == names
+    assert find_protocol("offline").context is offline
+    assert find_protocol("online_prior").context is online_prior
+    with pytest.raises(ValueError, match=r"must be one of offline, .*, got 'onlin'"):
         find_protocol("onlin")
 
 
 def test_offline_gives_the_logs_for_every_episode():
     logs = rows(5)
     for episode in range(3):
-        assert offline(moment(episode, logs=logs, gathered=rows(3))) is logs
+        assert offline(moment(episode, logs=logs, gathered=[rows(3)])) is logs
 
 
 @pytest.mark.parametrize("logs", [None, rows(0)])
@@ -48,15 +58,33 @@ def test_offline_without_logs_is_refused(logs):
 
 
 def test_online_prior_gives_nothing_and_then_everything_gathered():
-    gathered = rows(4)
+    gathered = [rows(4), rows(2, first=900)]
     assert online_prior(moment(0)) is None
-    assert online_prior(moment(1, gathered=gathered, logs=rows(9))) is None
-    assert online_prior(moment(2, gathered=gathered, logs=rows(9))) is gathered
-    assert online_prior(moment(3, gathered=gathered)) is gathered
+    assert online_prior(moment(1, gathered=gathered[:1], logs=rows(9))) is None
+    for episode in (2, 3):
+        context = online_prior(moment(episode, gathered=gathered, logs=rows(9)))
+        np.testing.assert_array_equal(context, np.concatenate(gathered))
+
+
+def test_offline_shifted_gives_anothers_behaviour_for_every_episode():
+    shifted = rows(5)
+    for episode in range(3):
+        assert offline_shifted(moment(episode, logs=rows(3), shifted=shifted)) is shifted
+    with pytest.raises(ValueError, match="'offline_shifted' needs transitions by another task's"):
+        offline_shifted(moment(0, logs=rows(3)))
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.5, [0, 2]), (0.1, [2]), (1.0, [0, 1, 2, 3])])
+def test_online_filtered_keeps_the_best_episodes_in_their_order(share, kept):
+    gathered = [rows(2, first=100 * n) for n in range(4)]
+    given = {"gathered": gathered, "returns": [5.0, -1.0, 7.0, 0.0], "kept_share": share}
+    assert online_filtered(moment(1, **given)) is None
+    context = online_filtered(moment(2, **given))
+    np.testing.assert_array_equal(context, np.concatenate([gathered[n] for n in kept]))
 
 
 def test_a_subsample_holds_different_rows_of_the_whole():
-    chosen = subsample(rows(50), 20, np.random.default_rng(0))
+    chosen = subsample(rows(50), 20, np.random.default_rng(0), in_order=False)
     assert len(np.unique(chosen[:, 0])) == 20
     assert set(chosen[:, 0]) <= set(rows(50)[:, 0])
 
@@ -64,15 +92,28 @@ def test_a_subsample_holds_different_rows_of_the_whole():
 def test_a_subsample_prefers_no_row():
     generator = np.random.default_rng(0)
     counts = sum(
-        np.isin(np.arange(10), subsample(rows(10), 3, generator)[:, 0] / LAYOUT.width)
+        np.isin(
+            np.arange(10), subsample(rows(10), 3, generator, in_order=False)[:, 0] / LAYOUT.width
+        )
         for _ in range(3000)
     )
     np.testing.assert_allclose(counts / 3000, 0.3, atol=0.03)
 
 
+@pytest.mark.parametrize("in_order", [False, True])
 @pytest.mark.parametrize("size", [None, 7, 8])
-def test_what_is_small_enough_is_taken_whole_and_in_order(size):
-    np.testing.assert_array_equal(subsample(rows(7), size, np.random.default_rng(0)), rows(7))
+def test_what_is_small_enough_is_taken_whole_and_in_order(size, in_order):
+    chosen = subsample(rows(7), size, np.random.default_rng(0), in_order=in_order)
+    np.testing.assert_array_equal(chosen, rows(7))
+
+
+def test_a_subsample_in_order_is_a_stretch_from_anywhere():
+    generator, firsts = np.random.default_rng(0), set()
+    for _ in range(200):
+        chosen = subsample(rows(10), 4, generator, in_order=True)[:, 0] / LAYOUT.width
+        np.testing.assert_array_equal(chosen, chosen[0] + np.arange(4))
+        firsts.add(int(chosen[0]))
+    assert firsts == set(range(7))
 
 
 def test_contexts_of_different_lengths_are_padded_behind_a_mask():

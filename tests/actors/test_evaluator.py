@@ -265,3 +265,104 @@ def test_options_out_of_range_are_refused(options, message):
 def test_no_task_at_all_is_refused():
     with pytest.raises(ValueError, match="at least one task, got none"):
         run(SeekingPolicy(), tasks=[])
+
+
+def true_rewards(task, positions):
+    """What the task pays for being at these positions after a step."""
+    nothing = np.zeros((1, len(positions), 0))
+    return FAMILY.reward([task.reward], *[positions[None]] * 3, nothing)[0]
+
+
+def test_shifted_context_is_the_tasks_own_by_the_behaviour_of_another(logs):
+    policy = SeekingPolicy()
+    run(policy, protocol="offline_shifted", logs=logs, repeats=1, context_size=None)
+    contexts = policy.contexts[0]
+    for index, task in enumerate(TASKS):
+        donor = TASKS[(index + 2) % 4]
+        own = contexts.next_observation[index].numpy()
+        true = true_rewards(task, own)
+        np.testing.assert_allclose(contexts.reward[index].numpy(), true, atol=1e-6)
+        ends = own.reshape(-1, FAMILY.horizon, 2)[:, -1]
+        goals = [np.array([t.reward["goal_x"], t.reward["goal_y"]]) for t in (donor, task)]
+        near = [np.linalg.norm(ends - goal, axis=1).mean() for goal in goals]
+        assert near[0] < near[1]  # it went where the other task's behaviour goes
+
+
+def test_shifted_context_needs_another_task(logs):
+    with pytest.raises(ValueError, match="at least two"):
+        run(SeekingPolicy(), tasks=TASKS[:1], protocol="offline_shifted", logs=logs)
+
+
+def test_random_exploration_is_uniform_and_then_every_step_is_adapted_to():
+    policy = SeekingPolicy()
+    evaluation = run(
+        policy, protocol="online_random", repeats=1, episodes=3, prior_episodes=2, context_size=None
+    )
+    assert evaluation.returns.shape == (4, 1, 3)
+    sizes = [int(context.mask[0].sum()) for context in policy.contexts]
+    assert sizes == list(range(40, 60))  # two whole episodes, and each step of the third
+    actions = policy.contexts[0].action
+    assert actions.min() < -0.9
+    assert actions.max() > 0.9
+    assert abs(actions.mean().item()) < 0.15
+    last = policy.contexts[-1]
+    for index, task in enumerate(TASKS):
+        true = true_rewards(task, last.next_observation[index].numpy())
+        np.testing.assert_allclose(last.reward[index].numpy(), true, atol=1e-6)
+
+
+def test_a_belief_may_follow_each_step_of_the_first_episode():
+    still, following = (
+        run(SeekingPolicy(), repeats=8, belief_per=per) for per in ("episode", "step")
+    )
+    assert following.prior_return.mean > still.prior_return.mean + 1.0
+
+
+def test_only_good_episodes_are_kept_where_they_are_filtered():
+    policy = SeekingPolicy()
+    evaluation = run(
+        policy, protocol="online_filtered", repeats=2, episodes=3, kept_share=0.5, context_size=None
+    )
+    context = policy.contexts[0]
+    assert context.mask.sum(1).tolist() == [20] * 8
+    best = evaluation.returns[:, :, :2].max(axis=2).ravel()
+    np.testing.assert_allclose(context.reward.sum(1).numpy(), best, rtol=1e-4)
+
+
+def test_an_episode_that_ended_early_adds_no_more_to_the_belief():
+    policy = SeekingPolicy(size=1)
+    family = LedgeRobot()
+    tasks = tuple(next(iter(family.splits().values())).tasks)[:2]
+    evaluation = run(
+        policy, tasks=tasks, family=family, belief_per="step", repeats=1, context_size=None
+    )
+    lengths = [len(path) - 1 for path in evaluation.paths_first]
+    first = [int(context.mask.sum(1).max()) for context in policy.contexts[: max(lengths) - 1]]
+    assert first == sorted(first)
+    assert max(first) <= max(lengths)
+
+
+def test_rows_with_outcomes_cannot_be_followed_step_by_step():
+    with pytest.raises(ValueError, match="belief_per 'episode'"):
+        evaluate(
+            SeekingPolicy(),
+            FAMILY,
+            TASKS,
+            layout=RowLayout(2, 2, outcome_discount=0.9),
+            protocol="online_prior",
+            config=EvaluationConfig(belief_per="step"),
+            seed=0,
+            offline_contexts=None,
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kept_share": 0.0}, r"kept_share must lie in \(0, 1\], got 0.0"),
+        ({"kept_share": 1.5}, r"kept_share must lie in \(0, 1\], got 1.5"),
+    ],
+)
+def test_ways_of_adapting_that_do_not_exist_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationConfig(**options)

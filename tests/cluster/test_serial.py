@@ -71,7 +71,7 @@ def test_the_results_have_exactly_these_keys_and_every_return_its_tasks(whole):
     assert set(results) == {
         *("algorithm", "family", "split", "seed", "git_commit", "offline", "online"),
         *("oracle_return", "random_return", "updates", "env_steps"),
-        *("self_supervised_transitions", "true_rewards", "wall_seconds"),
+        *("self_supervised_transitions", "true_rewards", "protocols", "wall_seconds"),
     }
     names = {"prior_return", "online_context_return", "offline_context_return"}
     assert set(results["offline"]) == set(results["online"]) == names
