@@ -142,7 +142,7 @@ def nce_information(
         len(task), dtype=torch.bool, device=task.device
     )
     logits = torch.where(allowed, cosine / temperature, -torch.inf)
-    return (allowed.sum(1).log() + logits.log_softmax(1).diagonal()).mean()
+    return (allowed.sum(1).to(logits.dtype).log() + logits.log_softmax(1).diagonal()).mean()
 
 
 def hsic(left: Float[Tensor, "M Z"], right: Float[Tensor, "M Y"]) -> Float[Tensor, ""]:

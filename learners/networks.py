@@ -137,6 +137,21 @@ class RewardDecoder(nn.Module):
         return output[..., 0]
 
 
+class TransitionDecoder(nn.Module):
+    """What follows [s, a] in the task of z: how the observation changes, and the reward."""
+
+    def __init__(self, observation: int, action: int, latent: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.body = Perceptron([observation + action + latent, *hidden, observation + 1])
+
+    def forward(
+        self, s: Float[Tensor, "N B O"], a: Float[Tensor, "N B A"], z: Float[Tensor, "N Z"]
+    ) -> tuple[Float[Tensor, "N B O"], Float[Tensor, "N B"]]:
+        """The change of the observation, and the reward, unscaled."""
+        output: Tensor = self.body(torch.cat([s, a, spread(z, s)], dim=-1)).float()
+        return output[..., :-1], output[..., -1]
+
+
 class TanhGaussianActor(nn.Module):
     """tanh(u), u ~ N(mean(s, z), exp(log_std(s, z))^2), the log-std clamped to [-20, 2]."""
 

@@ -5,12 +5,16 @@ import importlib
 from typing import Any
 
 ALGORITHMS: dict[str, str] = {
+    "corro": "causeway.learners.corro:Corro",
+    "domino": "causeway.learners.domino:Domino",
     "focal": "causeway.learners.focal:Focal",
+    "ldm": "causeway.learners.ldm:Ldm",
     "macaw": "causeway.learners.macaw:Macaw",
     "meta-bc": "causeway.learners.behaviour_cloning:MetaBc",
     "multi-task-awr": "causeway.learners.behaviour_cloning:MultiTaskAwr",
     "pearl": "causeway.learners.pearl:Pearl",
     "smac": "causeway.learners.smac:Smac",
+    "unicorn": "causeway.learners.unicorn:Unicorn",
 }
 
 

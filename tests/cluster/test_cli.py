@@ -299,7 +299,10 @@ def test_algorithms_lists_every_algorithm_with_the_first_line_of_its_module(caps
     assert run(["algorithms", "--json"]) == 0
     facts = {fact["name"]: fact for fact in json.loads(capsys.readouterr().out)}
     assert {name: fact["class"] for name, fact in facts.items()} == known_algorithms()
-    assert all(fact["description"] for fact in facts.values())
+    for fact in facts.values():
+        assert fact["description"]
+        assert "arXiv:" in fact["paper"]
+        assert fact["departures"]
 
 
 def test_describing_a_module_does_not_run_it():
@@ -320,7 +323,24 @@ def test_one_algorithm_is_shown_with_its_hyperparameters(name, capsys):
     assert run(["algorithms", name]) == 0
     assert "default" in capsys.readouterr().out
     assert run(["algorithms", name, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["config"]
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["config"]
+    assert facts["stages"]
+    assert facts["needs"]
+
+
+@pytest.mark.parametrize(
+    ("name", "need"),
+    [
+        ("pearl", "true rewards in stage online: collection.true_rewards"),
+        ("smac", "an environment without rewards in stage online"),
+        ("ldm", "contexts in time order: sampler.context_in_order, sampler.context_episodes"),
+        ("macaw", "whole episodes, for returns to go"),
+    ],
+)
+def test_what_an_algorithm_needs_is_said(name, need, capsys):
+    assert run(["algorithms", name]) == 0
+    assert need in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_unknown_algorithm_is_the_users_mistake(capsys):

@@ -49,6 +49,61 @@ def test_two_equal_latents_of_one_task_have_a_finite_gradient():
     assert z.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_infonce_equals_the_papers_sum(temperature):
+    anchor, positive, negative = doubles(4, 3), doubles(4, 3, seed=1), doubles(4, 5, 3, seed=2)
+    total = 0.0
+    for i in range(4):
+
+        def e(other, own=anchor[i]):
+            return math.exp(
+                sum(a * b for a, b in zip(own.tolist(), other, strict=True)) / temperature
+            )
+
+        near = e(positive[i].tolist())
+        total -= math.log(near / (near + sum(e(row) for row in negative[i].tolist())))
+    actual = context_losses.info_nce(anchor, positive, negative, temperature=temperature).item()
+    assert actual == pytest.approx(total / 4, rel=EXACT)
+
+
+def test_infonce_of_what_cannot_be_told_apart_is_the_logarithm_of_the_choices():
+    same = torch.ones(3, 4, dtype=torch.float64)
+    loss = context_losses.info_nce(same, same, same[:, None].expand(-1, 16, -1), temperature=0.1)
+    assert loss.item() == pytest.approx(math.log(17.0), rel=EXACT)
+
+
+@pytest.mark.parametrize("task", [[4, 7, 4, 1], [1, 2, 3, 4]])
+def test_the_nce_information_equals_a_slow_loop_over_windows_of_other_tasks(task):
+    left, right = doubles(4, 3), doubles(4, 3, seed=1)
+
+    def e(i, j):
+        product = sum((left[i] * right[j]).tolist())
+        return math.exp(product / (left[i].norm().item() * right[j].norm().item()) / 0.3)
+
+    total = 0.0
+    for i in range(4):
+        others = [j for j in range(4) if task[j] != task[i]]
+        total += math.log(1 + len(others))
+        total += math.log(e(i, i) / (e(i, i) + sum(e(i, j) for j in others)))
+    actual = context_losses.nce_information(left, right, torch.tensor(task), temperature=0.3)
+    assert actual.item() == pytest.approx(total / 4, rel=EXACT)
+
+
+def test_hsic_equals_the_trace_of_centred_kernels_and_tells_dependence():
+    left, right = doubles(6, 2), doubles(6, 3, seed=1)
+
+    def kernel(x):
+        rows = [[math.exp(-0.5 * ((a - b) ** 2).sum().item()) for b in x] for a in x]
+        return torch.tensor(rows, dtype=torch.float64)
+
+    centre = torch.eye(6, dtype=torch.float64) - 1.0 / 6.0
+    expected = torch.trace(kernel(left) @ centre @ kernel(right) @ centre) / 25.0
+    torch.testing.assert_close(context_losses.hsic(left, right), expected, rtol=1e-10, atol=0.0)
+    x = doubles(200, 1, seed=3, low=-2, high=2)
+    alone = context_losses.hsic(x, doubles(200, 1, seed=4, low=-2, high=2))
+    assert context_losses.hsic(x, x.square()) > 5.0 * alone
+
+
 def test_halves_are_of_every_other_point_and_leave_the_padding_out():
     points, mask = doubles(3, 5, 2), doubles(3, 5, seed=1) > -0.7
     mask[:, :2] = True

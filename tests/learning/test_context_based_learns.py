@@ -34,6 +34,17 @@ class Case:
 
 
 CASES = {
+    "corro": Case(
+        stage="offline",
+        overrides=(
+            "--schedule.updates.encoder=1000",
+            "--schedule.updates.offline=1000",
+            "--schedule.updates.online=0",
+        ),
+        probe=0.8,
+        offline=0.55,
+        online=0.45,
+    ),
     "focal": Case(
         stage="offline",
         overrides=("--schedule.updates.offline=1200",),
