@@ -28,6 +28,7 @@ class Outcome:
 
     folder: Path
     finished: bool
+    interrupted: bool  # by Ctrl-C; SIGTERM and `causeway stop` are orders, which were obeyed
     report: Path | None  # None: stopped before there was anything to report
 
 
@@ -106,6 +107,7 @@ def launch(config: RunConfig, checkpoint: Checkpoint | None, view: ProgressView)
         started = _serial if config.run.serial else _distributed
         with started(config, folder, recorder, checkpoint) as (run, stop):
             finished = run.run(lambda: stop.is_set)
+            interrupted = not finished and stop.name == signal.SIGINT.name
     finally:
         recorder.close()
     report = None
@@ -113,7 +115,7 @@ def launch(config: RunConfig, checkpoint: Checkpoint | None, view: ProgressView)
         from causeway.cluster.report.build import build_report
 
         report = build_report(folder)
-    return Outcome(folder=folder, finished=finished, report=report)
+    return Outcome(folder=folder, finished=finished, interrupted=interrupted, report=report)
 
 
 @contextlib.contextmanager
@@ -154,6 +156,11 @@ def _distributed(
             yield run, stop
         finally:
             run.close()
+
+
+def has_run(config: RunConfig) -> bool:
+    """Whether there is a run of the configuration's name, begun by it or by another one."""
+    return (config.folder / CONFIG_NAME).exists()
 
 
 def _is_used(folder: Path) -> bool:

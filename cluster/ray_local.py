@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from causeway.cluster.admission import joined_cluster_is_open, refusal
 from causeway.cluster.naming import NAMESPACE
 
 LOCAL = "local"
@@ -45,6 +46,7 @@ class RayConfig:
     object_store_bytes: int = 1_000_000_000  # of a local Ray
     dashboard: bool = False  # of a local Ray
     worker_logs: bool = False  # show what actors print in this terminal
+    allow_cluster_without_token: bool = False  # whoever reaches such a cluster may run code there
 
     def __post_init__(self) -> None:
         if not self.address:
@@ -100,7 +102,8 @@ def start_ray(config: RayConfig) -> None:
     """Starts or joins Ray in this process.
 
     Raises:
-        RayStartError: it could not be started or joined, or this process already has one.
+        RayStartError: it could not be started or joined, or it admits anyone, or this process
+            already has one.
     """
     _check_reachable(config)
     if config.is_local:
@@ -122,11 +125,14 @@ def start_ray(config: RayConfig) -> None:
                 logging_level=logging.ERROR,
                 log_to_driver=config.worker_logs,
             )
-            return
+            break
         except Exception as error:
             ray.shutdown()
             if attempt == START_ATTEMPTS or not config.is_local:
-                raise RayStartError(_explain(config, error)) from error
+                raise RayStartError(_explain(config, error, answered=True)) from error
+    if not config.is_local and not config.allow_cluster_without_token and joined_cluster_is_open():
+        ray.shutdown()
+        raise RayStartError(refusal(config.address))
 
 
 def _check_reachable(config: RayConfig) -> None:
@@ -136,7 +142,7 @@ def _check_reachable(config: RayConfig) -> None:
     try:
         socket.create_connection(config.host_and_port, CONNECT_TIMEOUT_S).close()
     except OSError as error:
-        raise RayStartError(_explain(config, error)) from error
+        raise RayStartError(_explain(config, error, answered=False)) from error
 
 
 def _restrict_to_this_machine() -> None:
@@ -179,7 +185,7 @@ def _dashboard_url() -> str | None:
     return f"http://{address}" if address else None
 
 
-def _explain(config: RayConfig, error: Exception) -> str:
+def _explain(config: RayConfig, error: Exception, *, answered: bool) -> str:
     if config.is_local:
         return (
             f"Ray did not start on this machine in {START_ATTEMPTS} attempts ({error}): check free "
@@ -187,10 +193,10 @@ def _explain(config: RayConfig, error: Exception) -> str:
             "/tmp/ray/session_latest/logs)"
         )
     advice = "check the address, and that the cluster runs and can be reached from here"
-    if type(error).__name__ == "AuthenticationError":
-        advice = (
-            "the cluster asks for its token: set RAY_AUTH_MODE=token and give the cluster's token "
-            "in RAY_AUTH_TOKEN or in the file that RAY_AUTH_TOKEN_PATH names"
+    if answered:
+        advice += (
+            "; where it asks for its token, set RAY_AUTH_MODE=token and give the cluster's own in "
+            "RAY_AUTH_TOKEN or in the file that RAY_AUTH_TOKEN_PATH names"
         )
     return f"Ray could not be joined at {config.address!r} ({error}): {advice}"
 

@@ -30,6 +30,7 @@ from causeway.cluster.cli.families import families
 from causeway.cluster.cli.invocation import Invocation, split_arguments
 from causeway.cluster.cli.output import complain, print_line
 from causeway.cluster.cli.report import evaluate, report
+from causeway.cluster.cli.submit import submit
 from causeway.cluster.cli.train import resume, train
 from causeway.cluster.cli.verify import verify
 from causeway.cluster.config_yaml import ConfigError
@@ -52,6 +53,7 @@ class Command:
 COMMANDS = (
     Command(name="train", run=train, takes_overrides=True),
     Command(name="resume", run=resume),
+    Command(name="submit", run=submit, takes_overrides=True),
     Command(name="status", run=status),
     Command(name="scale", run=scale),
     Command(name="pause", run=pause),

@@ -20,13 +20,20 @@ def train(
     file: Annotated[
         Path | None, typer.Argument(help="The run's YAML; without one, the point-robot demo.")
     ] = None,
+    or_resume: Annotated[
+        bool, typer.Option("--or-resume", help="Go on with the run of that name if there is one.")
+    ] = False,
 ) -> None:
     """Train: offline, then with online self-supervision; evaluate on held-out tasks; report."""
     from causeway.cluster.config import load_run_config
-    from causeway.cluster.launch import launch, new_run
+    from causeway.cluster.launch import has_run, launch, new_run
     from causeway.cluster.progress import ProgressView
 
-    config, _ = new_run(load_run_config(file, overrides_of(context)))
+    config = load_run_config(file, overrides_of(context))
+    if or_resume and has_run(config):
+        resume(config.folder)
+        return
+    config, _ = new_run(config)
     with ProgressView(config.name) as view:
         outcome = launch(config, None, view)
     _tell(outcome)
@@ -48,7 +55,7 @@ def resume(folder: RunFolder) -> None:
 def _tell(outcome: "Outcome") -> None:
     if not outcome.finished:
         print_line(f"stopped, with a checkpoint; causeway resume {outcome.folder} goes on")
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(INTERRUPTED if outcome.interrupted else 0)
     print_results(outcome.folder)
     print_line(f"results: {outcome.folder / 'results.json'}")
     print_line(f"report:  {outcome.report}")
