@@ -19,7 +19,14 @@ from tests.controls import ShuffledContexts
 
 pytestmark = pytest.mark.learning
 
-OFFLINE_UPDATES, ONLINE_UPDATES = 1_200, 800  # of the main job's 4,000 and 6,000
+OFFLINE_UPDATES, ONLINE_UPDATES = 1_500, 1_000  # of the main job's 4,000 and 6,000
+
+SMALL = (  # networks and meta-batches
+    "--sampler.tasks_per_batch=16",
+    "--hyperparameters.encoder_hidden=[100,100]",
+    "--hyperparameters.critic_hidden=[64,64]",
+    "--hyperparameters.actor_hidden=[64,64]",
+)
 
 
 def configure(folder, seed, *more):
@@ -33,7 +40,8 @@ def configure(folder, seed, *more):
             "--run.serial=true",
             f"--schedule.updates.offline={OFFLINE_UPDATES}",
             f"--schedule.updates.online={ONLINE_UPDATES}",
-            "--hyperparameters.context_half_life=200",  # as many halvings as in the main job
+            "--hyperparameters.context_half_life=250",  # as many halvings as in the main job
+            *SMALL,
             "--schedule.evaluate_every=1000000",  # only at the end of a stage
             "--schedule.checkpoint_every=1000000",
             *more,
