@@ -153,6 +153,7 @@ def test_metrics_tell_every_block_and_what_the_machinery_did(finished):
     assert rows[-1]["staleness"] >= 0
 
 
+@pytest.mark.slow
 def test_a_run_is_steered_from_outside_while_it_goes_on(local_ray, tmp_path, tiny_data, capsys):
     config = tiny_config(tmp_path, tiny_data, *ENDLESS, "--schedule.checkpoint_every", "1000000")
     folder = str(config.folder)

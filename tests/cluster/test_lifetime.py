@@ -122,6 +122,7 @@ def test_a_lifetime_that_is_over_can_be_made_longer_but_not_shorter(tmp_path, wh
         Lifetime(short, tmp_path)
 
 
+@pytest.mark.slow
 def test_hoppers_with_bodies_of_their_own_go_on_too(tmp_path):
     expected = live(TINY_HOPPERS, tmp_path / "whole")
     assert {bool(w) for played in expected.replay.rounds for w in played.whole} == {True, False}

@@ -12,7 +12,7 @@ LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFF
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("order", ["ours-first", "ray-first"])
+@pytest.mark.parametrize("order", ["ours-first", pytest.param("ray-first", marks=pytest.mark.slow)])
 def test_a_local_ray_listens_on_the_loopback_interface_alone(order):
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
     output = subprocess.run(

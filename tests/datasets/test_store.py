@@ -141,7 +141,7 @@ def with_type(table, name, kind):
             lambda t: with_type(with_value(t, "source", 4, "dream"), "source", pa.string()),
             "source",
             4,
-            r"must be one of \['offline', 'self_supervised'\], got 'dream'",
+            r"must be one of \['offline', 'self_supervised', 'online'\], got 'dream'",
         ),
         (lambda t: t.slice(0, 0), None, None, "must hold 1 to .* rows, it states 0"),
         (lambda t: t.slice(0, 18), None, None, "must hold 24 rows in 4 episodes"),

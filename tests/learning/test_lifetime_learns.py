@@ -48,6 +48,7 @@ def test_the_agent_learns_to_walk_to_every_goal(tmp_path, seed):
     assert achieved > -6.0  # the optimum is about -4.5 and a blind walk to the middle about -9
 
 
+@pytest.mark.slow
 def test_an_agent_that_is_not_told_its_task_does_not(tmp_path, monkeypatch):
     achieved, _ = final_return(tmp_path, 0, is_told=False, monkeypatch=monkeypatch)
     assert achieved < -8.0
