@@ -67,15 +67,17 @@ def returns_of(policy, parameters, rows):
     config, departures = policy.config, policy.config.departures
     with torch.no_grad():
         final = value_of(policy.value, parameters, rows.final_observation)
+        ahead = config.discount**rows.steps_to_go
+        if not departures.bootstrap_past_true_end:
+            ahead = ahead * ~rows.final_terminated
+        every_whole = rows.return_to_go + ahead * final
+        if config.value_targets == "monte_carlo":
+            return every_whole
         following = value_of(policy.value, parameters, rows.next_observation)
     expected = []
     for i in reversed(range(len(final))):
         ends = bool(rows.final_terminated[i]) and not departures.bootstrap_past_true_end
-        steps = int(rows.steps_to_go[i])
-        whole = rows.return_to_go[i] + (0.0 if ends else config.discount**steps * final[i])
-        if config.value_targets == "monte_carlo":
-            expected.insert(0, whole)
-            continue
+        steps, whole = int(rows.steps_to_go[i]), every_whole[i]
         ahead = (whole - rows.reward[i]) / config.discount
         if (
             i + 1 < len(final)
