@@ -43,6 +43,7 @@ class RunSection:
     algorithm: str = "smac"  # a name of `causeway algorithms`, or the user's own module:Class
     seed: int = 0
     serial: bool = False  # all components in one process, without Ray: bit-for-bit reproducible
+    start_from: str | None = None  # the folder of a run whose last weights this one starts with
 
     def __post_init__(self) -> None:
         if self.name is not None:
@@ -58,6 +59,8 @@ class DataSection:
     path: str = "data/point-robot"  # a folder, local or as a URI
     family: str = "point-robot"
     split: str = "standard"
+    added_paths: tuple[str, ...] = ()  # more data sets of the family: their training tasks join in
+    train_tasks: int | None = None  # of the split, evenly spaced; None: all of them
     strict: bool = False  # refuse to start for a damaged file, rather than quarantine it
     max_fault_share: float = 0.2  # of the parts; a set more damaged than that ends the run
     episodes_per_task: int = 60  # of scripted data
@@ -70,6 +73,10 @@ class DataSection:
         if self.episodes_per_task < 1:
             raise ValueError(
                 f"DataSection.episodes_per_task must be at least 1, got {self.episodes_per_task}"
+            )
+        if self.train_tasks is not None and self.train_tasks < 1:
+            raise ValueError(
+                f"DataSection.train_tasks must be at least 1 or null, got {self.train_tasks}"
             )
         if not 0.0 <= self.max_fault_share <= 1.0:
             raise ValueError(

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,35 @@ def new_run(config: RunConfig) -> tuple[RunConfig, Path]:
     config = _named(config, name)
     save_run_config(config, config.folder)
     return config, config.folder
+
+
+def continued_run(folder: Path, added: Sequence[Path], overrides: Sequence[str]) -> RunConfig:
+    """The configuration of a run that goes on from another's weights, with more tasks.
+
+    It has the other's configuration, a name of its own, and the added data sets beside the old one.
+
+    Args:
+        folder: the finished run's.
+        added: folders of data sets of the same family.
+        overrides: as on the command line.
+
+    Raises:
+        ConfigError: this is not the folder of a run, or it has no checkpoint.
+    """
+    old, checkpoint, _ = existing_run(folder)
+    if checkpoint is None:
+        raise ConfigError(
+            f"{folder} must have a checkpoint to go on from, it has none: the run ended before its "
+            f"first; 'causeway resume {folder}' goes on with it"
+        )
+    config, saved = (load_run_config(folder / CONFIG_NAME, given) for given in (overrides, ()))
+    run = dataclasses.replace(config.run, start_from=str(folder.resolve()))
+    if run.name == saved.run.name:
+        run = dataclasses.replace(run, name=f"{old.name}-continued")
+    if run.folder == saved.run.folder:
+        run = dataclasses.replace(run, folder=old.run.folder)  # it may have been moved since
+    paths = (*config.data.added_paths, *(str(path) for path in added))
+    return config.replace(run=run, data=dataclasses.replace(config.data, added_paths=paths))
 
 
 def existing_run(folder: Path) -> tuple[RunConfig, Checkpoint | None, list[str]]:

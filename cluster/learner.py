@@ -18,7 +18,7 @@ from causeway.actors.collector import Collector, Rollout
 from causeway.actors.oracle import OracleCollector
 from causeway.actors.tasks.family import find_split
 from causeway.actors.tasks.registry import load_family
-from causeway.cluster.checkpoint import Checkpoint, save_checkpoint
+from causeway.cluster.checkpoint import Checkpoint, load_latest, save_checkpoint
 from causeway.cluster.config import RunConfig
 from causeway.cluster.labelling import LabelledRollout, label_rollout, rewarded_rollout
 from causeway.datasets.batches import MetaBlock, RowLayout
@@ -48,6 +48,9 @@ class LearnerService:
         self._trainer = Trainer(
             make_algorithm(config, layout), layout, config.trainer, seed=config.run.seed
         )
+        if config.run.start_from is not None:
+            checkpoint, _ = load_latest(Path(config.run.start_from))
+            self._trainer.load_networks(checkpoint.tensors)
 
     def __repr__(self) -> str:
         return f"Learner {self._config.run.algorithm} on {self._trainer.device}"
@@ -85,6 +88,10 @@ class LearnerService:
     def weights(self) -> tuple[int, dict[str, Tensor]]:
         """The updates so far, and the inference parts on the CPU."""
         return self._trainer.updates, self._trainer.weights()
+
+    def policy(self) -> AdaptivePolicy:
+        """The inference parts, sharing the trained tensors."""
+        return self._trainer.algorithm.policy()
 
     def save(self, folder: Path, run_state: dict[str, Any]) -> Path:
         """Writes a checkpoint of the trainer and of what the driver knows."""

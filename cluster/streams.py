@@ -13,20 +13,25 @@ import numpy as np
 from jaxtyping import Float32
 
 from causeway.actors.collector import Assignment
-from causeway.actors.tasks.family import Task
+from causeway.actors.tasks.family import Task, find_split
+from causeway.actors.tasks.registry import load_family
 from causeway.cluster.config import RunConfig
+from causeway.cluster.config_io import ConfigError
 from causeway.cluster.labelling import LabelledRollout
 from causeway.cluster.naming import ONLINE_NAME
 from causeway.datasets.batches import MetaBlock
-from causeway.datasets.buffers import open_buffers
+from causeway.datasets.buffers import OpenBuffers, open_buffers
 from causeway.datasets.cache import RowCache, default_cache_folder
 from causeway.datasets.faults import DatasetError
 from causeway.datasets.sampler import MetaSampler
 from causeway.datasets.shards import read_part, write_part
 from causeway.datasets.store import DatasetStore
+from causeway.datasets.task_buffer import TaskBuffer
 from causeway.learners.algorithm import outcome_discount
 
 Rows = Float32[np.ndarray, "K W"]
+
+ADDED_ID = 1_000_000  # ids of an added data set's tasks begin at a multiple of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,16 +67,13 @@ class TaskStream:
         self._folder = folder / ONLINE_NAME
         self._store = open_data(config)
         self._layout = self._store.layout
-        self._tasks = {task.id: task for task in tasks}
-        self._open = open_buffers(
-            self._store,
-            row_cache(config),
-            [task for task in self._store.task_ids("train") if task in self._tasks],
-            config.sampler,
-            config.run.seed,
-        )
+        self._tasks: dict[int, Task] = {}
+        self._buffers: dict[int, TaskBuffer] = {}
+        self._open = [self._join(self._store, few_of(tasks, config), first_id=0)]
         check_faults(self._store, config)
-        self._buffers = self._open.buffers
+        for index, path in enumerate(config.data.added_paths, 1):
+            store, joining = open_added(config, path)
+            self._open.append(self._join(store, joining, first_id=index * ADDED_ID))
         self._sampler = MetaSampler(self._buffers, config.sampler, config.run.seed)
         self._online: list[dict[str, Any]] = []  # the labelled parts in the order they came
 
@@ -83,7 +85,7 @@ class TaskStream:
         return StreamInfo(
             tasks=tuple(self._buffers),
             rows=sum(buffer.num_rows for buffer in self._buffers.values()),
-            mode=self._open.mode,
+            mode=self._open[0].mode,
             faults=tuple(str(fault) for fault in self._store.faults),
         )
 
@@ -133,7 +135,7 @@ class TaskStream:
         return StreamShare(
             online_rows=sum(buffer.num_online_rows for buffer in self._buffers.values()),
             online_share=self._sampler.online_share,
-            data_coverage=self._open.coverage,
+            data_coverage=float(np.mean([opened.coverage for opened in self._open])),
         )
 
     def state(self) -> dict[str, Any]:
@@ -151,7 +153,23 @@ class TaskStream:
 
     def close(self) -> None:
         """Stops reading ahead."""
-        self._open.close()
+        for opened in self._open:
+            opened.close()
+
+    def _join(self, store: DatasetStore, tasks: Sequence[Task], *, first_id: int) -> OpenBuffers:
+        """Opens a data set's tasks, under their ids from `first_id` on."""
+        known = {task.id: task for task in tasks}
+        opened = open_buffers(
+            store,
+            row_cache(self._config),
+            [task for task in store.task_ids("train") if task in known],
+            self._config.sampler,
+            self._config.run.seed,
+        )
+        for task, buffer in opened.buffers.items():
+            self._tasks[first_id + task] = known[task]
+            self._buffers[first_id + task] = buffer
+        return opened
 
     def _take(self, entry: dict[str, Any], episodes: Sequence[Any]) -> None:
         rows = np.concatenate([self._layout.pack(episode) for episode in episodes])
@@ -192,6 +210,44 @@ def open_data(config: RunConfig) -> DatasetStore:
             "to another folder"
         )
     return store
+
+
+def open_added(config: RunConfig, path: str) -> tuple[DatasetStore, tuple[Task, ...]]:
+    """A data set that joins the run's own, and the training tasks of its split.
+
+    Raises:
+        DatasetError: there is none, or it is of another family.
+    """
+    store = DatasetStore.open(
+        path,
+        strict=config.data.strict,
+        outcome_discount=outcome_discount(config.hyperparameters),
+    )
+    if store.manifest.family != config.data.family:
+        raise DatasetError(
+            f"data.added_paths {path} must hold family {config.data.family!r}, it holds "
+            f"{store.manifest.family!r}: only tasks of one family can be learned together"
+        )
+    check_faults(store, config)
+    return store, find_split(load_family(config.data.family), store.manifest.split).train
+
+
+def few_of(tasks: Sequence[Task], config: RunConfig) -> Sequence[Task]:
+    """As many of the tasks as the run trains on, evenly spaced in their order.
+
+    Raises:
+        ConfigError: there are not so many.
+    """
+    count = config.data.train_tasks
+    if count is None:
+        return tasks
+    if count > len(tasks):
+        raise ConfigError(
+            f"data.train_tasks must be at most the split's {len(tasks)}, got {count}: lower it, or "
+            "leave it null"
+        )
+    chosen = np.linspace(0, len(tasks) - 1, count).round().astype(int)
+    return [tasks[index] for index in chosen]
 
 
 def check_faults(store: DatasetStore, config: RunConfig) -> None:

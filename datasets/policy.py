@@ -1,6 +1,7 @@
 """What learners give and actors take: a policy that adapts."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -78,6 +79,39 @@ def labelling(policy: AdaptivePolicy) -> LabellingPolicy:
             f"rollouts without rewards need a policy that labels them, {type(policy).__name__} "
             "does not: train without a stage that collects, or with an algorithm that has a "
             "reward model, such as smac"
+        )
+    return policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTuning:
+    """How a task's own weights go on from where they are, by Adam."""
+
+    value_steps: int
+    policy_steps: int
+    value_rate: float
+    policy_rate: float
+
+
+@runtime_checkable
+class TunablePolicy(AdaptivePolicy, Protocol):
+    """A policy whose beliefs can be trained further: weights, and not what a latent is told by."""
+
+    def fine_tune(self, belief: Tensor, context: ContextBatch, tuning: FineTuning) -> Tensor:
+        """The beliefs, [N, ...], after steps on each one's own transitions."""
+        ...
+
+
+def tunable(policy: AdaptivePolicy) -> TunablePolicy:
+    """The policy as one whose beliefs can be trained further.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if not isinstance(policy, TunablePolicy):
+        raise ValueError(
+            f"fine-tuning needs a policy whose beliefs can be trained, {type(policy).__name__} has "
+            "none: leave it out, or train an algorithm whose beliefs are weights, such as macaw"
         )
     return policy
 

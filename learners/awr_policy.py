@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from causeway.datasets.batches import ContextBatch
+from causeway.datasets.policy import FineTuning
 from causeway.learners.awr import (
     Sample,
     advantage_weights,
@@ -47,16 +48,6 @@ FIXED = Departures(
     weight_floor=True,
     advantage_epsilon=1e-6,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FineTuning:
-    """How a task's own weights go on from where they are, by Adam."""
-
-    value_steps: int
-    policy_steps: int
-    value_rate: float
-    policy_rate: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +213,7 @@ class AwrPolicy(GaussianPolicy):
         return torch.cat([*self._acting(policy), *value], dim=1)
 
     def fine_tune(
-        self, belief: Float[Tensor, "N P"], context: ContextBatch, tuning: "FineTuning"
+        self, belief: Float[Tensor, "N P"], context: ContextBatch, tuning: FineTuning
     ) -> Float[Tensor, "N P"]:
         """The belief after Adam's steps on the context, in the layers' own weights.
 

@@ -19,12 +19,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from causeway.datasets.batches import ContextBatch, MetaBatch
+from causeway.datasets.policy import FineTuning
 from causeway.learners.algorithm import Losses, Stage
 from causeway.learners.awr import Sample, regression_loss
 from causeway.learners.awr_policy import (
     AwrConfig,
     AwrPolicy,
-    FineTuning,
     GaussianConfig,
     GaussianPolicy,
 )

@@ -141,9 +141,7 @@ class Trainer:
                 stage that the algorithm lacks. Nothing was loaded.
         """
         stage = self._stage_of(values["stage"])
-        self._check_networks({n: t for n, t in tensors.items() if n.startswith("model.")})
-        for name, mine in self._model_tensors().items():
-            mine.copy_(tensors[name])
+        self.load_networks(tensors)
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("adam."):
@@ -157,6 +155,16 @@ class Trainer:
             self.generator.manual_seed(self._seed + self.updates)
         self._divergence = None
         self.enter(stage)
+
+    def load_networks(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes the networks of a `state()` and nothing else of it: where another run starts.
+
+        Raises:
+            ValueError: they are other networks. Nothing was loaded.
+        """
+        self._check_networks({n: t for n, t in tensors.items() if n.startswith("model.")})
+        for name, mine in self._model_tensors().items():
+            mine.copy_(tensors[name])
 
     def _decay_rates(self) -> None:
         """Halves the rate of each group that has a half-life once in so many updates, smoothly."""

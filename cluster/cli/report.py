@@ -1,12 +1,19 @@
 """`causeway report` and `causeway evaluate`: what a run has found out."""
 
+import dataclasses
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from causeway.cluster.cli.output import print_json, print_line, print_table
 from causeway.cluster.config_yaml import ConfigError
+
+if TYPE_CHECKING:
+    from causeway.actors.summary import Summary
+    from causeway.cluster.checkpoint import Checkpoint
+    from causeway.cluster.config import RunConfig
 
 RunFolder = Annotated[Path, typer.Argument(help="The run's folder.")]
 
@@ -25,13 +32,28 @@ def report(
 
 def evaluate(
     folder: RunFolder,
+    explore: Annotated[
+        str | None,
+        typer.Option("--explore", help="Adapt to own episodes: 'noise' or 'training_tasks'."),
+    ] = None,
+    explore_episodes: Annotated[
+        int | None, typer.Option("--explore-episodes", help="Whole ones that are adapted to.")
+    ] = None,
+    fine_tune_episodes: Annotated[
+        int, typer.Option("--fine-tune-episodes", help="Then go on learning from so many.")
+    ] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A file for the result as JSON.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Evaluate a run's last checkpoint on the held-out tasks, under each context protocol."""
-    from causeway.cluster.evaluation import EvaluationService
+    """Evaluate a run's last checkpoint on the held-out tasks, under each context protocol.
+
+    With --explore, the policy explores by what it learned from logs, adapts to its own whole
+    episodes and acts. With --fine-tune-episodes, it goes on learning; without --explore, it starts
+    from the task's logs.
+    """
     from causeway.cluster.launch import existing_run
-    from causeway.cluster.learner import LearnerService
-    from causeway.cluster.streams import open_data
 
     config, checkpoint, _ = existing_run(folder)
     if checkpoint is None:
@@ -39,18 +61,67 @@ def evaluate(
             f"{folder} must have a checkpoint to be evaluated, it has none: the run ended before "
             f"its first; 'causeway resume {folder}' goes on with it"
         )
+    if explore is None and explore_episodes is not None:
+        raise ConfigError("--explore-episodes needs --explore: say how episodes are gathered")
+    if explore is None and fine_tune_episodes == 0:
+        result, rows = _under_protocols(config, checkpoint)
+    else:
+        given: dict[str, Any] = {"fine_tune_episodes": fine_tune_episodes}
+        if explore is not None:
+            given["exploration"] = explore
+        if explore_episodes is not None:
+            given["exploration_episodes"] = explore_episodes
+        result, rows = _adapted(config, checkpoint, given, from_logs=explore is None)
+    if out is not None:
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(result)
+    else:
+        print_table((f"after {result['updates']} updates", "mean", "± 95 %"), rows)
+
+
+Table = list[tuple[str, str, str]]
+
+
+def _under_protocols(config: "RunConfig", checkpoint: "Checkpoint") -> tuple[dict[str, Any], Table]:
+    """The protocols that the run itself evaluates under."""
+    from causeway.cluster.evaluation import EvaluationService
+    from causeway.cluster.learner import LearnerService
+    from causeway.cluster.streams import open_data
+
     learner = LearnerService(config, open_data(config).layout)
     learner.load(checkpoint)
     found = EvaluationService(config).evaluate(*learner.weights())
-    returns = {name: summary.to_json() for name, summary in found.returns().items()}
-    if as_json:
-        print_json({"updates": found.updates, **returns})
-        return
-    rows = [
-        (name.replace("_", " "), f"{value['mean']:.2f}", _width(value["ci95"]))
-        for name, value in returns.items()
-    ]
-    print_table((f"after {found.updates} updates", "mean", "± 95 %"), rows)
+    returns = found.returns()
+    result = {name: summary.to_json() for name, summary in returns.items()}
+    return {"updates": found.updates, **result}, [_row(*one) for one in returns.items()]
+
+
+def _adapted(
+    config: "RunConfig", checkpoint: "Checkpoint", given: dict[str, Any], *, from_logs: bool
+) -> tuple[dict[str, Any], Table]:
+    """Adaptation to own episodes, or to logs, and what comes behind it."""
+    from causeway.actors.online_adaptation import OnlineAdaptationConfig
+    from causeway.cluster.adapting import adapt_run
+
+    options = OnlineAdaptationConfig(**given)
+    found = adapt_run(config, checkpoint, options, from_logs=from_logs)
+    told = {
+        "updates": checkpoint.state["trainer"]["updates"],
+        "context": "logs" if from_logs else f"own episodes, explored by {options.exploration}",
+        "options": dataclasses.asdict(options),
+        **found.to_json(),
+    }
+    rows = [_row("unadapted_return", found.unadapted)]
+    if found.explored is not None:
+        rows.append(_row("exploration_return", found.explored))
+    rows.append(_row("adapted_return", found.adapted))
+    rows += [_row(f"fine-tuned_on_{count}_episodes", summary) for count, summary in found.tuned]
+    return told, rows
+
+
+def _row(name: str, summary: "Summary") -> tuple[str, str, str]:
+    return name.replace("_", " "), f"{summary.mean:.2f}", _width(summary.ci95)
 
 
 def _width(half_width: float | None) -> str:

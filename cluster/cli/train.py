@@ -7,8 +7,10 @@ import typer
 
 from causeway.cluster.cli.invocation import overrides_of
 from causeway.cluster.cli.output import print_line, print_table
+from causeway.cluster.config_yaml import ConfigError
 
 if TYPE_CHECKING:
+    from causeway.cluster.config import RunConfig
     from causeway.cluster.launch import Outcome
 
 INTERRUPTED = 130
@@ -23,13 +25,20 @@ def train(
     or_resume: Annotated[
         bool, typer.Option("--or-resume", help="Go on with the run of that name if there is one.")
     ] = False,
+    resume_from: Annotated[
+        Path | None,
+        typer.Option("--resume-from", help="A run whose configuration and weights to start with."),
+    ] = None,
+    add_data: Annotated[
+        list[Path] | None,
+        typer.Option("--add-data", help="With it: more data, whose tasks join the old ones."),
+    ] = None,
 ) -> None:
     """Train: offline, then with online self-supervision; evaluate on held-out tasks; report."""
-    from causeway.cluster.config import load_run_config
     from causeway.cluster.launch import has_run, launch, new_run
     from causeway.cluster.progress import ProgressView
 
-    config = load_run_config(file, overrides_of(context))
+    config = _configured(file, resume_from, add_data or [], overrides_of(context))
     if or_resume and has_run(config):
         resume(config.folder)
         return
@@ -37,6 +46,25 @@ def train(
     with ProgressView(config.name) as view:
         outcome = launch(config, None, view)
     _tell(outcome)
+
+
+def _configured(
+    file: Path | None, resume_from: Path | None, add_data: list[Path], overrides: tuple[str, ...]
+) -> "RunConfig":
+    """The run's configuration: a file's, or that of the run that it goes on from."""
+    from causeway.cluster.config import load_run_config
+    from causeway.cluster.launch import continued_run
+
+    if resume_from is None:
+        if add_data:
+            raise ConfigError("--add-data needs --resume-from: name the run that goes on with it")
+        return load_run_config(file, overrides)
+    if file is not None:
+        raise ConfigError(
+            f"--resume-from takes the configuration of its run, {file} must be left out: override "
+            "single settings with --section.key value"
+        )
+    return continued_run(resume_from, add_data, overrides)
 
 
 def resume(folder: RunFolder) -> None:

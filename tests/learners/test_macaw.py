@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from causeway.datasets.batches import MetaBatch, Outcomes
+from causeway.datasets.policy import FineTuning
 from causeway.learners.algorithm import Losses
-from causeway.learners.awr_policy import FineTuning
 from causeway.learners.macaw import OFFLINE, Macaw, MacawConfig
 from causeway.learners.trainer import Trainer
 from tests.learners import macaw_reference as reference
