@@ -266,8 +266,7 @@ class AwrPolicy(GaussianPolicy):
     @torch.no_grad()
     def advantage(self, theta: Theta, sample: Sample) -> Float[Tensor, "N B"]:
         """A = G - V(s), in reward units, with the value network's weights."""
-        value = widened(self.value(theta, sample.observation))
-        return self.returns(theta, sample) - value
+        return self.returns(theta, sample) - widened(self.value(theta, sample.observation))
 
     def regression(
         self, log_prob: Tensor, advantage: Tensor, sample: Sample

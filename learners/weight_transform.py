@@ -338,11 +338,11 @@ class TransformedPolicy(TransformedNetwork):
     def forward(
         self, theta: Theta, s: Float[Tensor, "N B O"]
     ) -> tuple[Float[Tensor, "N B A"], Float[Tensor, "N B H"]]:
-        """The mean, within [-1, 1], and the last hidden layer before its ReLU."""
-        hidden = self.linear(0, theta, s)
-        for layer in range(1, self.num_body_layers - 1):
-            hidden = self.linear(layer, theta, F.relu(hidden))
-        return torch.tanh(self.linear(self.num_body_layers - 1, theta, F.relu(hidden))), hidden
+        """The mean, within [-1, 1], and the last hidden layer, behind its ReLU."""
+        hidden = s
+        for layer in range(self.num_body_layers - 1):
+            hidden = F.relu(self.linear(layer, theta, hidden))
+        return torch.tanh(self.linear(self.num_body_layers - 1, theta, hidden)), hidden
 
     def advantage(
         self,
@@ -354,7 +354,7 @@ class TransformedPolicy(TransformedNetwork):
     ) -> Float[Tensor, "N B"]:
         """The head's A(s, a), from what `forward` gave."""
         action = F.relu(a) if rectifies_action else a
-        x = torch.cat([F.relu(hidden), action.to(hidden.dtype)], dim=-1)
+        x = torch.cat([hidden, action.to(hidden.dtype)], dim=-1)
         x = F.relu(self.linear(self.num_body_layers, theta, x))
         return self.linear(self.num_body_layers + 1, theta, x)[..., 0]
 

@@ -1,8 +1,10 @@
 """Broken variants of SMAC that a learning test must tell from the real one."""
 
+import dataclasses
+
 import torch
 
-from causeway.datasets.batches import ContextBatch
+from causeway.datasets.batches import Outcomes
 from causeway.learners.smac import Smac, SmacPolicy
 
 
@@ -34,6 +36,17 @@ class ShuffledContexts:
         return getattr(self._policy, name)
 
     def adapt(self, context):
-        fields = ("observation", "action", "reward", "next_observation", "mask")
-        moved = {name: getattr(context, name).roll(self._shift, 0) for name in fields}
-        return self._policy.adapt(ContextBatch(**moved))
+        return self._policy.adapt(_rolled(context, self._shift))
+
+
+def _rolled(batch, shift):
+    """The batch with every task's rows at another task's place."""
+    moved = {}
+    for field in dataclasses.fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, Outcomes):
+            value = _rolled(value, shift)
+        elif value is not None:
+            value = value.roll(shift, 0)
+        moved[field.name] = value
+    return type(batch)(**moved)

@@ -44,19 +44,23 @@ def trained(tmp_path_factory, tiny_data):
     return folder / "first"
 
 
-@pytest.mark.parametrize("algorithm", ["macaw", "meta-bc", "multi-task-awr"])
-def test_a_run_that_only_learns_offline_ends_with_its_three_returns(algorithm, tmp_path, tiny_data):
-    path = write_yaml(tmp_path, tiny_data, algorithm)
-    assert run(["train", str(path), "--run.name", "one"]) == OK
-    results = results_of(tmp_path / "one")
-    assert set(results["offline"]) == {
-        "prior_return",
-        "online_context_return",
-        "offline_context_return",
-    }
+RETURNS = {"prior_return", "online_context_return", "offline_context_return"}
+
+
+def test_a_run_that_only_learns_offline_ends_with_its_three_returns_and_a_report(trained):
+    results = results_of(trained)
+    assert set(results["offline"]) == RETURNS
     assert results["env_steps"] == 0
     assert "online" not in results
-    assert (tmp_path / "one" / "report.html").exists()
+    assert (trained / "report.html").exists()
+
+
+@pytest.mark.parametrize("algorithm", ["meta-bc", "multi-task-awr"])
+def test_the_baselines_run_from_the_same_file(algorithm, tmp_path, tiny_data):
+    config = load_run_config(write_yaml(tmp_path, tiny_data, algorithm))
+    with serial_run(config) as whole:
+        assert whole.run(lambda: False)
+    assert set(results_of(config.folder)["offline"]) == RETURNS
 
 
 @pytest.mark.ray
