@@ -93,6 +93,8 @@ class ScheduleSection:
     evaluate_every: int = 5_000
     checkpoint_every: int = 5_000
     keep_checkpoints: int = 3
+    block_timeout_s: float = 1_800.0  # a block that takes longer: learner or stream hangs
+    recoveries: int = 3  # of a lost learner or stream, in a row without a newer checkpoint
 
     def __post_init__(self) -> None:
         for name in ("updates_per_block", "evaluate_every", "checkpoint_every", "keep_checkpoints"):
@@ -100,6 +102,14 @@ class ScheduleSection:
                 raise ValueError(
                     f"ScheduleSection.{name} must be at least 1, got {getattr(self, name)}"
                 )
+        if not self.block_timeout_s > 0.0:
+            raise ValueError(
+                f"ScheduleSection.block_timeout_s must be positive, got {self.block_timeout_s}"
+            )
+        if self.recoveries < 0:
+            raise ValueError(
+                f"ScheduleSection.recoveries must be at least 0, got {self.recoveries}"
+            )
         for stage, updates in self.updates.items():
             if updates < 0:
                 raise ValueError(

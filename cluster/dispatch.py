@@ -6,26 +6,24 @@ are in the actors that `wiring.py` has made.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from causeway.cluster.blocks import BlockQueue, FinishedBlock
 from causeway.cluster.checkpoint import Checkpoint
 from causeway.cluster.config import RunConfig
 from causeway.cluster.control import Commands
 from causeway.cluster.evaluating import Evaluating
 from causeway.cluster.intake import Intake
-from causeway.cluster.learner import BlockReport
 from causeway.cluster.pool import ActorPool, Call, Done
 from causeway.cluster.recorder import Recorder
 from causeway.cluster.run_error import explained
 from causeway.cluster.schedule import Position, Schedule, position_of
 from causeway.cluster.services import RunServices
-from causeway.cluster.streams import StreamShare
+from causeway.cluster.streams import StreamInfo, StreamShare
 from causeway.cluster.wiring import Parts, wire
 from causeway.learners.registry import load_algorithm
 
@@ -35,17 +33,6 @@ HEARTBEAT_S = 1.0
 CLOSE_S = 5.0
 ANSWER_S = 120.0  # what the learner or the stream may take for one call
 LAST_EVALUATIONS_S = 30.0  # that a run which is asked to stop waits for them
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """A block of updates in the learner's queue."""
-
-    report: Any  # reference to its BlockReport
-    share: Any  # reference to the stream's share
-    published: Any  # reference to its weights where an evaluation is due, else None
-    saved: Any  # reference to the checkpoint behind it where one is due, else None
-    size: int
 
 
 class DistributedRun:
@@ -77,6 +64,9 @@ class DistributedRun:
         self._control.begin()
         self._commands = self._control.commands()
         self._parts: Parts = wire(config, self._folder, epoch, checkpoint)
+        with explained(self._config.name, self._folder):
+            info = self._await_actors()
+        self._label_anew(info, checkpoint, taken)
         self._intake = Intake(
             config,
             self._parts,
@@ -85,15 +75,14 @@ class DistributedRun:
             epoch=epoch,
             next_sequence=position.next_sequence,
             taken=taken,
+            tasks=info.tasks,
         )
         self._evaluating = Evaluating(self._parts.make_evaluator, recorder)
         self.pool = ActorPool(self._parts.make_collector, self._start_call, 0, config.pool)
-        self._blocks: deque[_Block] = deque()
+        self._blocks = BlockQueue(self._parts, self._folder, config.schedule.block_timeout_s)
         self._dispatched = position.stage_updates
         self._next_heartbeat = 0.0
         self._refreshed: Any = None  # reference to the learner's answer
-        with explained(self._config.name, self._folder):
-            self._await_actors()
         self._evaluate_missed()
         self._enter_stage()
 
@@ -154,14 +143,15 @@ class DistributedRun:
     def save(self) -> Path:
         """Lets the learner's queue run empty and writes a checkpoint."""
         while self._blocks:
-            self._check(self._blocks[0].report)
-            self._finish_blocks()
+            if (block := self._blocks.take(timeout_s=1.0)) is not None:
+                self._note(block)
         self._take_in()
         position = self.schedule.position
         position.next_sequence = self._intake.next_sequence
         stream_state = self._check(self._parts.stream.state.remote())
-        run_state = {"position": position.to_json(), "stream": stream_state}
-        path: Path = self._check(self._parts.learner.save.remote(self._folder, run_state))
+        snapshot = self._parts.learner.snapshot.remote()
+        writer = self._parts.writer
+        path: Path = self._check(writer.write.remote(snapshot, position.to_json(), stream_state))
         if self._commands.checkpoint_due:
             self._control.finish_checkpoint(self._commands)
         self._control.event("checkpoint", updates=position.updates)
@@ -172,7 +162,8 @@ class DistributedRun:
         for event in self.pool.close(CLOSE_S):
             if isinstance(event, Done):
                 self._intake.abandon(event)
-        for handle in (self._parts.stream, self._parts.learner, self._parts.store):
+        parts = self._parts
+        for handle in (parts.stream, parts.learner, parts.writer, parts.store):
             ray.kill(handle)
         self._evaluating.close()
         self._control.remove("driver")
@@ -180,12 +171,25 @@ class DistributedRun:
     def _check(self, reference: Any) -> Any:
         return ray.get(reference, timeout=ANSWER_S)
 
-    def _await_actors(self) -> None:
-        """Waits until the data are open and collectors will find weights."""
-        self._check(self._parts.stream.info.remote())
+    def _label_anew(self, info: StreamInfo, checkpoint: Checkpoint | None, taken: set[int]) -> None:
+        """Has the rollouts that the stream could not read again taken in once more."""
+        if checkpoint is None:
+            return
+        for entry in checkpoint.state["run"]["stream"]["online"]:
+            sequence = entry["sequence"]
+            if sequence in info.lost:
+                taken.discard(sequence)
+                self.schedule.take_out(entry["rows"])
+                self._recorder.note(f"labelled anew: {info.lost[sequence]}")
+                self._control.event("labelled anew", sequence=sequence)
+
+    def _await_actors(self) -> StreamInfo:
+        """Waits until the data are open, as it is told, and collectors will find weights."""
+        info: StreamInfo = self._check(self._parts.stream.info.remote())
         self._check(self._parts.learner.refresh.remote())
         while self._check(self._parts.store.latest.remote()) is None:
             time.sleep(0.01)
+        return info
 
     def _evaluate_missed(self) -> None:
         """Evaluates a stage that had ended when the run did, but was not evaluated yet."""
@@ -278,30 +282,16 @@ class DistributedRun:
             self._dispatch(size)
 
     def _dispatch(self, size: int) -> None:
-        stream, learner = self._parts.stream, self._parts.learner
         before, after = self._dispatched, self._dispatched + size
-        saves = self.schedule.is_checkpoint_due(before, after)
-        block, state = stream.sample_block.options(num_returns=2).remote(size, with_state=saves)
-        due = self.schedule.is_evaluation_due(before, after)
-        self._blocks.append(
-            _Block(
-                report=learner.run_block.remote(block),
-                share=stream.share.remote(),
-                published=learner.publish.remote() if due else None,
-                saved=self._queue_checkpoint(after, state) if saves else None,
-                size=size,
-            )
-        )
+        position = None
+        if self.schedule.is_checkpoint_due(before, after):
+            position = Position(**self.schedule.position.to_json())
+            position.updates += after - position.stage_updates
+            position.stage_updates = after
+            position.next_sequence = self._intake.next_sequence
+        is_evaluated = self.schedule.is_evaluation_due(before, after)
+        self._blocks.send(size, is_evaluated=is_evaluated, position=position)
         self._dispatched = after
-
-    def _queue_checkpoint(self, stage_updates: int, stream_state: Any) -> Any:
-        """A checkpoint behind the block just queued, with the stream as it stood for that block."""
-        position = Position(**self.schedule.position.to_json())
-        position.updates += stage_updates - position.stage_updates
-        position.stage_updates = stage_updates
-        position.next_sequence = self._intake.next_sequence
-        state = _run_state.remote(position.to_json(), stream_state)
-        return self._parts.learner.save.remote(self._folder, state)
 
     def _is_warming_up(self) -> bool:
         """Whether the stage waits for its first rollouts, from collectors that it does have."""
@@ -337,33 +327,29 @@ class DistributedRun:
 
     def _finish_blocks(self) -> None:
         """Notes the blocks that are done, in their order."""
-        while self._blocks:
-            block = self._blocks[0]
-            references = [r for r in (block.report, block.share, block.saved) if r is not None]
-            ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
-            if len(ready) < len(references):
-                return
-            report, share, *_ = ray.get(references)
-            self._blocks.popleft()
-            self._note(block, report, share)
+        while (block := self._blocks.take(timeout_s=0.0)) is not None:
+            self._note(block)
 
-    def _note(self, block: _Block, report: BlockReport, share: StreamShare) -> None:
+    def _note(self, block: FinishedBlock) -> None:
         schedule = self.schedule
         schedule.advance(block.size)
         figures = {
             **self.figures(),
-            "online_share": share.online_share,
-            "data_coverage": share.data_coverage,
+            "online_share": block.share.online_share,
+            "data_coverage": block.share.data_coverage,
         }
-        self._recorder.block(report, schedule, figures)
+        self._recorder.block(block.report, schedule, figures)
         self._recorder.show(
             collectors=figures["collectors"],
             collectors_desired=figures["collectors_wanted"],
             shards_committed=figures["shards_committed"],
             deaths=figures["deaths"],
-            online_share=share.online_share,
+            online_share=block.share.online_share,
             **({"staleness": figures["staleness"]} if "staleness" in figures else {}),
         )
+        if block.not_saved is not None:
+            self._control.event("checkpoint failed", cause=block.not_saved)
+            self._recorder.note(f"no checkpoint could be written: {block.not_saved}")
         if block.published is not None:
             is_last = schedule.position.stage_updates >= schedule.stage_total
             self._evaluating.start(block.published, schedule.stage.name, is_last=is_last)
@@ -389,9 +375,3 @@ class DistributedRun:
             if schedule.stage.collects:
                 self._intake.recover()
             self._control.event("stage begun", stage=schedule.stage.name)
-
-
-@ray.remote(num_cpus=0)
-def _run_state(position: Mapping[str, Any], stream: Mapping[str, Any]) -> dict[str, Any]:
-    """Puts a checkpoint's state together where the stream's part is, not in the driver."""
-    return {"position": dict(position), "stream": dict(stream)}

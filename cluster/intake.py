@@ -8,7 +8,9 @@ taken in exactly once.
 """
 
 import contextlib
+import time
 from collections import Counter, deque
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,14 @@ from ray.exceptions import RayError
 
 from causeway.actors.collector import Rollout
 from causeway.cluster.config import RunConfig
+from causeway.cluster.full_disk import is_full_disk
 from causeway.cluster.ledger import CommitResult, Ledger, ShardRecord
 from causeway.cluster.pool import Call, Done
 from causeway.cluster.wiring import Parts
 from causeway.datasets.shards import read_part, read_shard
 
 MAX_ATTEMPTS = 3  # at taking a committed rollout in
+FULL_DISK_S = 5.0  # after which room for it is looked for again
 REFUSED = (CommitResult.FENCED, CommitResult.CONFLICT, CommitResult.REFUSED)
 
 
@@ -47,6 +51,7 @@ class Intake:
         epoch: of this start in the ledger.
         next_sequence: the number of the next collection.
         taken: the numbers of those whose rollouts the stream holds already.
+        tasks: that the stream has; what was gathered in others is of no use.
 
     Raises:
         RedisAwayError: what the ledger holds cannot be read.
@@ -62,30 +67,33 @@ class Intake:
         epoch: int,
         next_sequence: int,
         taken: set[int],
+        tasks: Container[int],
     ) -> None:
         self._config, self._parts, self._ledger, self._folder = config, parts, ledger, folder
         self._epoch = epoch
         self._taken = taken
         self._assigned_steps: dict[int, int] = {}  # by collection in flight, an estimate
         self._pending: dict[Any, _Pending] = {}  # by the reference of what is under way
+        self._put_off: list[tuple[float, _Pending]] = []  # until then; by a full disk
         self._staleness: deque[int] = deque(maxlen=50)
         self.dropped: Counter[str] = Counter()
         records, _ = ledger.records(None)
         # Committed since the checkpoint, by the start before this one.
-        self._missing = [r for r in records if int(r.shard_id) not in taken]
+        self._missing = [r for r in records if int(r.shard_id) not in taken and r.task_id in tasks]
         self.next_sequence = max([next_sequence, *(int(r.shard_id) + 1 for r in records)])
         self.committed = len(records)
 
     @property
     def env_steps_in_flight(self) -> int:
         """About how many steps are assigned, gathered or on their way in, but not counted yet."""
-        on_the_way = sum(pending.record.rows for pending in self._pending.values())
+        pending = [*self._pending.values(), *(later for _, later in self._put_off)]
+        on_the_way = sum(each.record.rows for each in pending)
         return sum(self._assigned_steps.values()) + on_the_way
 
     @property
     def num_pending(self) -> int:
         """How many rollouts are on their way in."""
-        return len(self._pending)
+        return len(self._pending) + len(self._put_off)
 
     @property
     def staleness(self) -> float | None:
@@ -130,6 +138,7 @@ class Intake:
         Raises:
             RayError: one could not be taken in after several attempts.
         """
+        self._take_up()
         if not self._pending:
             return []
         references = list(self._pending)
@@ -149,11 +158,21 @@ class Intake:
                 return pending.record
             append = self._parts.stream.append.remote(reference)
             self._pending[append] = replace(pending, labelled=True)
-        except RayError:
+        except RayError as error:
+            if is_full_disk(getattr(error, "cause", None)):
+                self._put_off.append((time.monotonic() + FULL_DISK_S, pending))
+                return None
             if pending.attempt >= MAX_ATTEMPTS:
                 raise
             self._send(pending.record, None, attempt=pending.attempt + 1)
         return None
+
+    def _take_up(self) -> None:
+        """Sends on what a full disk has put off, once its time has come."""
+        due = [each for at, each in self._put_off if at <= time.monotonic()]
+        self._put_off = [(at, each) for at, each in self._put_off if each not in due]
+        for pending in due:
+            self._send(pending.record, None, attempt=pending.attempt)
 
     def recover(self) -> int:
         """Sends on what the ledger held at the start and the stream did not; gives how many.

@@ -167,10 +167,10 @@ def _distributed(
     config: RunConfig, folder: Path, recorder: Recorder, checkpoint: Checkpoint | None
 ) -> Iterator[Any]:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the workers of a local Ray
-    from causeway.cluster.dispatch import DistributedRun
     from causeway.cluster.metrics import RayMetrics
     from causeway.cluster.ray_local import StopSignal, ray_session
     from causeway.cluster.services import run_services
+    from causeway.cluster.supervise import SupervisedRun
 
     with (
         run_services(config, folder) as services,
@@ -180,7 +180,7 @@ def _distributed(
         if dashboard is not None:
             recorder.note(f"Ray dashboard: {dashboard}")
         recorder.listeners.append(RayMetrics(config.name).record)
-        run = DistributedRun(config, folder, recorder, services, checkpoint)
+        run = SupervisedRun(config, folder, recorder, services, checkpoint)
         try:
             yield run, stop
         finally:

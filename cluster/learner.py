@@ -20,12 +20,13 @@ from causeway.actors.tasks.family import find_split
 from causeway.actors.tasks.registry import load_family
 from causeway.cluster.checkpoint import Checkpoint, load_latest, save_checkpoint
 from causeway.cluster.config import RunConfig
+from causeway.cluster.divergence import save_block
 from causeway.cluster.labelling import LabelledRollout, label_rollout, rewarded_rollout
 from causeway.datasets.batches import MetaBlock, RowLayout
 from causeway.datasets.policy import AdaptivePolicy
 from causeway.learners.algorithm import Algorithm
 from causeway.learners.registry import load_algorithm
-from causeway.learners.trainer import BlockMeans, Trainer
+from causeway.learners.trainer import BlockMeans, DivergedError, Trainer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class LearnerService:
         torch.set_num_threads(config.trainer.threads)
         self._config = config
         self._layout = layout
+        self._diverged_in: Path | None = None  # the file of the block in which training diverged
         self._trainer = Trainer(
             make_algorithm(config, layout), layout, config.trainer, seed=config.run.seed
         )
@@ -61,9 +63,19 @@ class LearnerService:
         self._trainer.enter(stages[stage])
 
     def run_block(self, block: MetaBlock) -> BlockReport:
-        """A block's updates; see `Trainer.run_block`."""
+        """A block's updates; see `Trainer.run_block`.
+
+        Raises:
+            DivergedError: a loss or a weight is not finite; the block is kept in the run's folder.
+        """
         started = time.perf_counter()
-        means = self._trainer.run_block(block)
+        before = self._trainer.updates
+        try:
+            means = self._trainer.run_block(block)
+        except DivergedError as error:
+            if self._diverged_in is None:  # else a later block, refused because of that one
+                self._diverged_in = save_block(self._config.folder, before, block)
+            raise DivergedError(f"{error}. What it was fed is in {self._diverged_in}") from error
         return BlockReport(
             stage=self._trainer.stage.name,
             updates=self._trainer.updates,
@@ -95,18 +107,28 @@ class LearnerService:
 
     def save(self, folder: Path, run_state: dict[str, Any]) -> Path:
         """Writes a checkpoint of the trainer and of what the driver knows."""
-        tensors, values = self._trainer.state()
-        return save_checkpoint(
-            folder,
-            values["updates"],
-            tensors,
-            {"trainer": values, "run": run_state},
-            keep=self._config.schedule.keep_checkpoints,
-        )
+        return write_checkpoint(self._config, folder, *self._trainer.state(), run_state)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Continues from a checkpoint."""
         self._trainer.load_state(checkpoint.tensors, checkpoint.state["trainer"])
+
+
+def write_checkpoint(
+    config: RunConfig,
+    folder: Path,
+    tensors: dict[str, Tensor],
+    values: dict[str, Any],
+    run_state: dict[str, Any],
+) -> Path:
+    """Writes a checkpoint of a trainer's state and of what the driver knows; gives its folder."""
+    return save_checkpoint(
+        folder,
+        values["updates"],
+        tensors,
+        {"trainer": values, "run": run_state},
+        keep=config.schedule.keep_checkpoints,
+    )
 
 
 def make_algorithm(config: RunConfig, layout: RowLayout) -> Algorithm:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import redis
 
+from causeway.cluster.full_disk import is_full_disk
 from causeway.cluster.naming import redis_key
 from causeway.cluster.redis_link import LinkConfig, RedisAwayError, RedisLink
 from causeway.cluster.spool import Spool
@@ -59,7 +60,7 @@ class CommitResult(Enum):
     FENCED = "fenced"  # from an older epoch of the run: the shard is garbage
     CONFLICT = "conflict"  # same shard, other content: the first one stays
     SPOOLED = "spooled"  # Redis is away: waits in the spool for `reconcile`
-    REFUSED = "refused"  # Redis is away and the spool is full: the shard is garbage
+    REFUSED = "refused"  # Redis is away and the spool or its disk is full: the shard is garbage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +192,7 @@ class Ledger:
             self.reconcile()
             return self._send(record)
         except RedisAwayError:
-            kept = self._spool.append(record.to_json())
-            return CommitResult.SPOOLED if kept else CommitResult.REFUSED
+            return CommitResult.SPOOLED if self._keep(record) else CommitResult.REFUSED
 
     def reconcile(self) -> list[tuple[ShardRecord, CommitResult]]:
         """Commits what waits in the spool and gives what became of each; empty if nothing waits.
@@ -236,6 +236,15 @@ class Ledger:
         """
         found: Any = self._link.call(lambda c: c.hgetall(self._counters_key))
         return Counters(**{name: int(value) for name, value in found.items()})
+
+    def _keep(self, record: ShardRecord) -> bool:
+        """Puts a record into the spool; False where there is no room for it."""
+        try:
+            return self._spool.append(record.to_json())
+        except OSError as error:
+            if not is_full_disk(error):
+                raise
+            return False
 
     def _send(self, record: ShardRecord) -> CommitResult:
         keys = [self._epoch_key, self._contents_key, self._log_key, self._counters_key]

@@ -8,6 +8,7 @@ It goes to `metrics.jsonl` as it is, and to Ray through the catalogue, which say
 and in which unit each field appears in Prometheus (there with Ray's own prefix `ray_`).
 """
 
+import errno
 import json
 import math
 import os
@@ -19,6 +20,8 @@ from types import TracebackType
 from typing import IO, Any, Literal, Self
 
 import numpy as np
+
+from causeway.cluster.full_disk import is_full_disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +82,15 @@ ROW_FIELDS = frozenset({"time_s", "stage", *(metric.field for metric in CATALOGU
 class MetricsWriter:
     """Appends rows to `metrics.jsonl`, each complete on the disk's side before the next.
 
+    A row for which a full disk has no room is left out.
+
     Opened on a file that exists it goes on: a line that a crash cut short is removed, and `time_s`
     continues from the last row, so that it counts the seconds the run has been at work.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: IO[bytes] = path.open("ab+")
+        self._file: IO[bytes] = path.open("ab+", buffering=0)
         self._cut_torn_line()
         worked_s = read_metrics(path)[-1]["time_s"] if path.stat().st_size else 0.0
         self._started = time.monotonic() - worked_s
@@ -119,8 +124,14 @@ class MetricsWriter:
                 f"add them to CATALOGUE or use one of {', '.join(sorted(ROW_FIELDS))}"
             )
         line = json.dumps(_plain({"time_s": round(self.time_s, 3), **row}), allow_nan=False)
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(line.encode() + b"\n") <= len(line):
+                raise OSError(errno.ENOSPC, "written in part")
+        except OSError as error:
+            if not is_full_disk(error):
+                raise
+            self._file.truncate(end)  # a run is not to end for want of a row
 
     def close(self) -> None:
         """Closes the file."""

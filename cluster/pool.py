@@ -22,12 +22,15 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import NodeDiedError, RayActorError, RayError, RayTaskError
 
+from causeway.cluster.full_disk import is_full_disk
+
 FETCH_TIMEOUT_S = 10.0  # for metadata, which is small and travels with the answer
 MAX_CAUSE_CHARACTERS = 4_000
 
-FailureKind = Literal["construction", "error", "crash", "hang", "unplaced", "node"]
-# Not the actor's own doing: a node that went away, or none free yet. They never use up the budget.
-ENVIRONMENT: tuple[FailureKind, ...] = ("unplaced", "node")
+FailureKind = Literal["construction", "error", "crash", "hang", "unplaced", "node", "full disk"]
+# Not the actor's own doing: a node that went away, none free yet, or no room for what it writes.
+# They never use up the budget.
+ENVIRONMENT: tuple[FailureKind, ...] = ("unplaced", "node", "full disk")
 
 
 class ActorPoolError(RuntimeError):
@@ -352,7 +355,7 @@ def actor_options(
 
 def _kind(error: Exception) -> FailureKind:
     if isinstance(error, RayTaskError):
-        return "error"
+        return "full disk" if is_full_disk(error.cause) else "error"
     if isinstance(error, NodeDiedError):
         return "node"
     if isinstance(error, RayActorError):

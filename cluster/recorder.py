@@ -11,6 +11,7 @@ from typing import Any
 from causeway.actors.summary import Summary
 from causeway.cluster.config import RunConfig
 from causeway.cluster.evaluation import EvaluationReport
+from causeway.cluster.full_disk import is_full_disk
 from causeway.cluster.learner import BlockReport
 from causeway.cluster.metrics import MetricsWriter
 from causeway.cluster.progress import ProgressView
@@ -111,7 +112,12 @@ class Recorder:
         self._evaluations["curve"] = sorted(curve, key=lambda p: int(p["updates"]))
         if is_last:
             self._evaluations["stages"][stage] = report.to_json()
-        write_json(self._folder / EVALUATIONS_NAME, self._evaluations)
+        try:
+            write_json(self._folder / EVALUATIONS_NAME, self._evaluations)
+        except OSError as error:
+            if not is_full_disk(error):
+                raise
+            self.note(f"{error}: the evaluation will be written with the next one")
         self.show(**{name: summary.mean for name, summary in returns.items()})
 
     def finish(

@@ -13,17 +13,30 @@ from causeway.cluster.checkpoint import load_checkpoint
 from causeway.cluster.config import RunConfig
 from causeway.cluster.evaluation import EvaluationReport, EvaluationService
 from causeway.cluster.labelling import rewarded_rollout
-from causeway.cluster.learner import BlockReport, LearnerService, make_collector
+from causeway.cluster.learner import (
+    BlockReport,
+    LearnerService,
+    make_collector,
+    write_checkpoint,
+)
 from causeway.cluster.ledger import ShardRecord
 from causeway.cluster.naming import SHARDS_NAME
 from causeway.cluster.streams import TaskStream
-from causeway.cluster.weights import StoreHandle, WeightPublisher, WeightReader, decode
+from causeway.cluster.weights import (
+    FlatWeights,
+    StoreHandle,
+    WeightPublisher,
+    WeightReader,
+    decode,
+    encode,
+)
 from causeway.datasets.batches import MetaBlock, RowLayout
 from causeway.datasets.shards import ShardFile, write_part, write_shard
 
 PULL_TIMEOUT_S = 30.0
 
 Published = tuple[int, list[Any]]  # updates, and a list of one reference to the weights
+Snapshot = tuple[FlatWeights, dict[str, Any]]  # a trainer's state
 
 
 class StreamActor(TaskStream):
@@ -63,6 +76,11 @@ class LearnerActor(LearnerService):
             self.publish()
         return report
 
+    def snapshot(self) -> Snapshot:
+        """All that a checkpoint needs of the learner, copied; it is written elsewhere."""
+        tensors, values = self._trainer.state()
+        return encode(tensors), values
+
     def publish(self) -> Published:
         """Publishes the weights; gives the updates and where the weights are."""
         updates, weights = self.weights()
@@ -73,6 +91,22 @@ class LearnerActor(LearnerService):
     def refresh(self) -> None:
         """Tells the weight store again what was published last, in case it has been restarted."""
         self._publisher.refresh()
+
+
+class CheckpointWriter:
+    """Writes checkpoints one after the other, so that the learner trains on meanwhile."""
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        self._config, self._folder = config, folder
+
+    def __repr__(self) -> str:
+        return f"CheckpointWriter {self._config.name}"
+
+    def write(self, snapshot: Snapshot, position: dict[str, Any], stream: dict[str, Any]) -> Path:
+        """Writes a checkpoint; gives its folder."""
+        weights, values = snapshot
+        run_state = {"position": position, "stream": stream}
+        return write_checkpoint(self._config, self._folder, decode(weights), values, run_state)
 
 
 class CollectorActor:

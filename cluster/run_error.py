@@ -10,11 +10,24 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayT
 from causeway.cluster.evaluating import EvaluationError
 from causeway.learners.trainer import DivergedError
 
-LOSSES = (RayActorError, ObjectLostError, GetTimeoutError)
-
 
 class RunError(RuntimeError):
     """A run that cannot go on; what it has done is in its last checkpoint."""
+
+
+class LostError(RunError):
+    """The learner or the task stream was lost: from the last checkpoint the run can go on."""
+
+    def __init__(self, cause: str, advice: str) -> None:
+        super().__init__(f"{cause}. {advice}")
+        self.cause = cause
+
+
+class HungError(RuntimeError):
+    """An actor that neither answers nor dies."""
+
+
+LOSSES = (RayActorError, ObjectLostError, GetTimeoutError, HungError)
 
 
 @contextlib.contextmanager
@@ -33,14 +46,14 @@ def explained(name: str, folder: Path) -> Iterator[None]:
     except RayTaskError as error:
         # An answer that was asked of an actor with what another one owed it.
         if isinstance(error.cause, LOSSES):
-            raise RunError(_lost(name, error.cause, advice)) from error
+            raise LostError(_lost(name, error.cause), advice) from error
         if isinstance(error.cause, DivergedError):
             raise RunError(str(error.cause)) from error
         raise
     except LOSSES as error:
-        raise RunError(_lost(name, error, advice)) from error
+        raise LostError(_lost(name, error), advice) from error
 
 
-def _lost(name: str, error: BaseException, advice: str) -> str:
+def _lost(name: str, error: BaseException) -> str:
     cause = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # without the terminal's colours
-    return f"the learner or the task stream of {name!r} was lost: {cause}. {advice}"
+    return f"the learner or the task stream of {name!r} was lost: {cause}"

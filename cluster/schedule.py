@@ -112,6 +112,11 @@ class Schedule:
         self.position.env_steps += env_steps
         self.position.stage_env_steps += env_steps
 
+    def take_out(self, env_steps: int) -> None:
+        """Notes a rollout that is no longer in the buffers and will be taken in once more."""
+        self.position.env_steps -= env_steps
+        self.position.stage_env_steps -= min(env_steps, self.position.stage_env_steps)
+
     def next_stage(self) -> None:
         """Goes over to the next stage."""
         self.position.stage_index += 1

@@ -46,6 +46,8 @@ class SerialRun:
         if checkpoint is not None:
             position = Position(**checkpoint.state["run"]["position"])
             self._stream.load_state(checkpoint.state["run"]["stream"])
+            for error in self._stream.lost.values():  # nothing here could label its shard anew
+                raise error
             self._learner.load(checkpoint)
         recorder.rewind(position)
         stages = load_algorithm(config.run.algorithm).STAGES

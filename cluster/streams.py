@@ -42,6 +42,7 @@ class StreamInfo:
     rows: int
     mode: str  # mapped or streamed
     faults: tuple[str, ...]
+    lost: dict[int, str]  # labelled rollouts that could not be read again, and why
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,7 @@ class TaskStream:
             self._open.append(self._join(store, joining, first_id=index * ADDED_ID))
         self._sampler = MetaSampler(self._buffers, config.sampler, config.run.seed)
         self._online: list[dict[str, Any]] = []  # the labelled parts in the order they came
+        self.lost: dict[int, DatasetError] = {}  # labelled rollouts that cannot be read again
 
     def __repr__(self) -> str:
         return f"TaskStream {self._config.data.family}"
@@ -87,6 +89,7 @@ class TaskStream:
             rows=sum(buffer.num_rows for buffer in self._buffers.values()),
             mode=self._open[0].mode,
             faults=tuple(str(fault) for fault in self._store.faults),
+            lost={sequence: str(error) for sequence, error in self.lost.items()},
         )
 
     def sample_block(
@@ -143,13 +146,27 @@ class TaskStream:
         return {"sampler": self._sampler.state_dict(), "online": list(self._online)}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continues from `state()`; online parts are read again from the run's folder."""
+        """Continues from `state()`; online parts are read again from the run's folder.
+
+        Those that are damaged or gone are put into `lost`: their shards can be labelled anew. What
+        belongs to tasks that have meanwhile been quarantined is left out.
+        """
         if self._online:
             raise ValueError("a stream's state can be loaded only before anything is appended")
         for entry in state["online"]:
+            if entry["task"] not in self._buffers:
+                continue
             path = self._part_path(entry["sequence"])
-            self._take(entry, read_part(path, entry["sha256"], self._layout))
-        self._sampler.load_state_dict(state["sampler"])
+            try:
+                self._take(entry, read_part(path, entry["sha256"], self._layout))
+            except DatasetError as error:
+                self.lost[entry["sequence"]] = error
+        sampler = state["sampler"]
+        if self._store.faults:
+            known = {str(task) for task in self._buffers}
+            sources = {task: s for task, s in sampler["sources"].items() if task in known}
+            sampler = {**sampler, "sources": sources}
+        self._sampler.load_state_dict(sampler)
 
     def close(self) -> None:
         """Stops reading ahead."""

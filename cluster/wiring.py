@@ -8,6 +8,7 @@
 References flow between the actors; the driver (`dispatch.py`) moves them and touches no data.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,13 @@ from causeway.cluster.checkpoint import Checkpoint
 from causeway.cluster.config import RunConfig
 from causeway.cluster.naming import actor_name
 from causeway.cluster.pool import actor_options
-from causeway.cluster.remote import CollectorActor, EvaluatorActor, LearnerActor, StreamActor
+from causeway.cluster.remote import (
+    CheckpointWriter,
+    CollectorActor,
+    EvaluatorActor,
+    LearnerActor,
+    StreamActor,
+)
 from causeway.cluster.streams import open_data
 from causeway.cluster.weights import start_weight_store
 from causeway.datasets.batches import RowLayout
@@ -35,6 +42,7 @@ class Parts:
     stream: Handle
     learner: Handle
     store: Handle
+    writer: Handle
     make_collector: Callable[[int], ActorHandle[Any]]
     make_evaluator: Callable[[int], Handle]
     layout: RowLayout
@@ -45,10 +53,12 @@ def wire(config: RunConfig, folder: Path, epoch: int, checkpoint: Checkpoint | N
 
     Args:
         config: of the run.
-        folder: the run's own, which every node reaches.
+        folder: the run's own, which every node reaches; an absolute path.
         epoch: of this start in the ledger; it is the weights' generation too.
         checkpoint: where to go on from; None begins.
     """
+    section = dataclasses.replace(config.run, name=config.name, folder=str(folder.parent))
+    config = config.replace(run=section)  # actors have working directories of their own
     layout = open_data(config).layout
     name = config.name
     cpus = 0.0 if config.ray.is_local else config.collection.cpus_per_collector
@@ -62,6 +72,9 @@ def wire(config: RunConfig, folder: Path, epoch: int, checkpoint: Checkpoint | N
     store = start_weight_store(name)
     stream_state = checkpoint.state["run"]["stream"] if checkpoint is not None else None
     stream = actor(StreamActor, "stream").remote(config, folder, stream_state)
+    writer = actor(CheckpointWriter, "writer", max_restarts=-1, max_task_retries=3).remote(
+        config, folder
+    )
     path = checkpoint.path if checkpoint is not None else None
     learner = actor(LearnerActor, "learner", num_cpus=1, num_gpus=gpus).remote(
         config, layout, store, epoch, path
@@ -84,6 +97,7 @@ def wire(config: RunConfig, folder: Path, epoch: int, checkpoint: Checkpoint | N
         stream=stream,
         learner=learner,
         store=store,
+        writer=writer,
         make_collector=make_collector,
         make_evaluator=make_evaluator,
         layout=layout,

@@ -81,12 +81,12 @@ def serial_run(config, checkpoint=None):
 
 
 @contextlib.contextmanager
-def distributed_run(config, checkpoint=None):
+def distributed_run(config, checkpoint=None, kind=DistributedRun):
     """A distributed run on the Ray that is up, with a Redis of its own, ended at the end."""
     recorder = Recorder(config, config.folder, None)
     try:
         with run_services(config, config.folder) as services:
-            run = DistributedRun(config, config.folder, recorder, services, checkpoint)
+            run = kind(config, config.folder, recorder, services, checkpoint)
             try:
                 yield run
             finally:
