@@ -9,7 +9,6 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from causeway.cluster.full_disk import is_full_disk
 from causeway.cluster.learner import BlockReport
 from causeway.cluster.run_error import HungError
 from causeway.cluster.schedule import Position
@@ -68,6 +67,8 @@ class BlockQueue:
         draw = stream.sample_block.options(num_returns=2)
         block, stream_state = draw.remote(size, with_state=position is not None)
         report, saved = learner.run_block.remote(block), None
+        for peer in self._parts.peers:
+            peer.run_block.remote(block)  # what it does is told by the first learner
         if position is not None:
             snapshot = learner.snapshot.remote()
             saved = self._parts.writer.write.remote(snapshot, position.to_json(), stream_state)
@@ -119,13 +120,13 @@ class BlockQueue:
 
 
 def _fault_of(saved: Any) -> str | None:
-    """Why a checkpoint was not written: a disk that is full is no reason to stop training."""
+    """Why a checkpoint was not written: a place that takes none is no reason to stop training."""
     if saved is None:
         return None
     try:
         ray.get(saved)
     except RayTaskError as error:
-        if not is_full_disk(error.cause):
+        if not isinstance(error.cause, OSError):
             raise
         return str(error.cause)
     return None

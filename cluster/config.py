@@ -26,6 +26,7 @@ from causeway.cluster.naming import check_run_name
 from causeway.cluster.pool import PoolConfig
 from causeway.cluster.ray_local import RayConfig
 from causeway.cluster.redis_server import RedisConfig
+from causeway.datasets.locations import Location
 from causeway.datasets.sampler import SamplerConfig
 from causeway.learners.registry import load_algorithm
 from causeway.learners.trainer import TrainerConfig
@@ -42,6 +43,7 @@ class RunSection:
     folder: str = "runs"  # the run's own folder is made below it
     algorithm: str = "smac"  # a name of `causeway algorithms`, or the user's own module:Class
     seed: int = 0
+    learners: int = 1  # that share the tasks of each meta-batch, each with a GPU of its own if any
     serial: bool = False  # all components in one process, without Ray: bit-for-bit reproducible
     start_from: str | None = None  # the folder of a run whose last weights this one starts with
 
@@ -50,6 +52,13 @@ class RunSection:
             check_run_name(self.name)
         if self.seed < 0:
             raise ValueError(f"RunSection.seed must be at least 0, got {self.seed}")
+        if self.learners < 1:
+            raise ValueError(f"RunSection.learners must be at least 1, got {self.learners}")
+        if self.serial and self.learners > 1:
+            raise ValueError(
+                f"RunSection.learners must be 1 where serial is true, got {self.learners}: a "
+                "serial run is one process"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +102,7 @@ class ScheduleSection:
     evaluate_every: int = 5_000
     checkpoint_every: int = 5_000
     keep_checkpoints: int = 3
+    checkpoint_copies: str | None = None  # where each is copied to, as s3://bucket/runs; None: no
     block_timeout_s: float = 1_800.0  # a block that takes longer: learner or stream hangs
     recoveries: int = 3  # of a lost learner or stream, in a row without a newer checkpoint
 
@@ -180,6 +190,12 @@ class RunConfig:
         return f"{plain}-{family}-{self.run.seed}"
 
     @property
+    def checkpoint_copies(self) -> Location | None:
+        """Where copies of the run's checkpoints go, if anywhere."""
+        place = self.schedule.checkpoint_copies
+        return None if place is None else Location.parse(place).child(self.name)
+
+    @property
     def folder(self) -> Path:
         """The run's own folder."""
         return Path(self.run.folder) / self.name
@@ -230,7 +246,12 @@ def check_fit(config: RunConfig) -> None:
 
 
 def check_stages(config: RunConfig) -> None:
-    """Raises ConfigError where the schedule and the algorithm name different stages."""
+    """Raises ConfigError where sections do not fit together: stages, and parts for learners."""
+    if config.sampler.tasks_per_batch % config.run.learners:
+        raise ConfigError(
+            f"sampler.tasks_per_batch must be a multiple of run.learners ({config.run.learners}), "
+            f"got {config.sampler.tasks_per_batch}: each learner takes as many tasks"
+        )
     algorithm = load_algorithm(config.run.algorithm)
     known = [stage.name for stage in algorithm.STAGES]
     if sorted(config.schedule.updates) != sorted(known):

@@ -5,6 +5,7 @@ collectors work, take in what has arrived, and note what is finished. All mathem
 are in the actors that `wiring.py` has made.
 """
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from causeway.cluster.run_error import explained
 from causeway.cluster.schedule import Position, Schedule, position_of
 from causeway.cluster.services import RunServices
 from causeway.cluster.streams import StreamInfo, StreamShare
-from causeway.cluster.wiring import Parts, wire
+from causeway.cluster.wiring import Parts, meet, wire
 from causeway.learners.registry import load_algorithm
 
 QUEUED_BLOCKS = 2  # one at work, one ready behind it
@@ -32,6 +33,8 @@ POLL_S = 0.05
 HEARTBEAT_S = 1.0
 CLOSE_S = 5.0
 ANSWER_S = 120.0  # what the learner or the stream may take for one call
+# Of the last row of metrics, what `causeway status` shows beside the figures of this moment.
+TOLD = ("updates_per_s", "env_steps_per_s", "losses", "returns", "label_error", "online_share")
 LAST_EVALUATIONS_S = 30.0  # that a run which is asked to stop waits for them
 
 
@@ -64,8 +67,13 @@ class DistributedRun:
         self._control.begin()
         self._commands = self._control.commands()
         self._parts: Parts = wire(config, self._folder, epoch, checkpoint)
-        with explained(self._config.name, self._folder):
-            info = self._await_actors()
+        try:
+            with explained(self._config.name, self._folder):
+                info = self._await_actors()
+        except BaseException:
+            self._kill_parts()
+            raise
+        self._quarantined = len(info.faults)
         self._label_anew(info, checkpoint, taken)
         self._intake = Intake(
             config,
@@ -162,11 +170,14 @@ class DistributedRun:
         for event in self.pool.close(CLOSE_S):
             if isinstance(event, Done):
                 self._intake.abandon(event)
-        parts = self._parts
-        for handle in (parts.stream, parts.learner, parts.writer, parts.store):
-            ray.kill(handle)
+        self._kill_parts()
         self._evaluating.close()
         self._control.remove("driver")
+
+    def _kill_parts(self) -> None:
+        parts = self._parts
+        for handle in (parts.stream, parts.learner, *parts.peers, parts.writer, parts.store):
+            ray.kill(handle)
 
     def _check(self, reference: Any) -> Any:
         return ray.get(reference, timeout=ANSWER_S)
@@ -186,7 +197,9 @@ class DistributedRun:
     def _await_actors(self) -> StreamInfo:
         """Waits until the data are open, as it is told, and collectors will find weights."""
         info: StreamInfo = self._check(self._parts.stream.info.remote())
-        self._check(self._parts.learner.refresh.remote())
+        self._check(self._parts.learner.publish.remote())
+        if self._parts.peers:
+            self._check(meet(self._config, self._parts))
         while self._check(self._parts.store.latest.remote()) is None:
             time.sleep(0.01)
         return info
@@ -237,13 +250,14 @@ class DistributedRun:
         return self._config.collection.collectors if asked is None else asked
 
     def _state(self) -> dict[str, Any]:
-        schedule, position = self.schedule, self.schedule.position
+        schedule, position, row = self.schedule, self.schedule.position, self._recorder.row
         return {
             "run": self._config.name,
             "stage": "finished" if schedule.finished else schedule.stage.name,
             "stage_updates": position.stage_updates,
             "stage_total": 0 if schedule.finished else schedule.stage_total,
             "paused": self._commands.paused,
+            **{name: row[name] for name in TOLD if name in row},
             **self.figures(),
         }
 
@@ -259,6 +273,10 @@ class DistributedRun:
             "restarts": self.pool.restarts,
             "shards_committed": self._intake.committed,
             "shards_dropped": dict(self._intake.dropped),
+            "spooled": self.services.ledger.num_spooled,
+            "redis_away_s": self.services.ledger.away_s,
+            "quarantined": self._quarantined,
+            "free_disk_bytes": shutil.disk_usage(self._folder).free,
             "queue_depth": {
                 "blocks": len(self._blocks),
                 "rollouts": self._intake.num_pending,
@@ -370,7 +388,8 @@ class DistributedRun:
             schedule.next_stage()
         self._dispatched = schedule.position.stage_updates
         if not schedule.finished:
-            self._parts.learner.enter.remote(schedule.stage.name)
+            for learner in (self._parts.learner, *self._parts.peers):
+                learner.enter.remote(schedule.stage.name)
             self._recorder.stage_begun(schedule)
             if schedule.stage.collects:
                 self._intake.recover()

@@ -18,11 +18,13 @@ from causeway.actors.summary import Summary
 from causeway.actors.tasks.family import find_split
 from causeway.actors.tasks.registry import load_family
 from causeway.cluster.config import RunConfig
+from causeway.cluster.labelling import label_error
 from causeway.cluster.learner import make_policy
 from causeway.cluster.streams import check_faults, open_data, row_cache
 from causeway.datasets.faults import DatasetError
 
 RANDOM_REPEATS = 20
+LABELLED_ROWS = 256  # of each held-out task, for the error of the labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,7 @@ class EvaluationReport:
     updates: int
     online: Evaluation
     offline: Evaluation
+    label_error: float | None  # of the decoder on the held-out tasks' logs; None: it has none
 
     def returns(self) -> dict[str, Summary]:
         """The three returns by their names in `results.json`."""
@@ -80,6 +83,13 @@ class EvaluationService:
             updates=updates,
             online=self._under(self._config.evaluation.online_protocol),
             offline=self._under(self._config.evaluation.offline_protocol),
+            label_error=label_error(
+                self._policy,
+                [self._contexts[task.id] for task in self._tasks],
+                self._layout,
+                rows=LABELLED_ROWS,
+                seed=self._config.run.seed,
+            ),
         )
 
     def references(self) -> dict[str, Summary | None]:

@@ -9,7 +9,7 @@ from jaxtyping import Float32
 
 from causeway.actors.collector import Rollout, padded
 from causeway.datasets.batches import Episode, RowLayout
-from causeway.datasets.policy import AdaptivePolicy, labelling
+from causeway.datasets.policy import AdaptivePolicy, LabellingPolicy, labelling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,43 @@ def rewarded_rollout(rollout: Rollout) -> LabelledRollout:
         label_version=None,
         episodes=episodes,
     )
+
+
+@torch.no_grad()
+def label_error(
+    policy: AdaptivePolicy,
+    logs: Sequence[Float32[np.ndarray, "R W"]],
+    layout: RowLayout,
+    *,
+    rows: int,
+    seed: int,
+) -> float | None:
+    """How far the decoder's rewards are from true ones: the mean absolute error, in reward units.
+
+    In logs rewards are known. Of each task's, some rows are the context and others are labelled.
+
+    Args:
+        policy: on the CPU; None is given for one that cannot label.
+        logs: of each task; at least two rows.
+        layout: of their rows.
+        rows: of each task as context, and as many to be labelled, where there are so many.
+        seed: of the draw; the same rows for the same seed.
+    """
+    if not isinstance(policy, LabellingPolicy):
+        return None
+    rows = min(rows, min(len(log) for log in logs) // 2)
+    numbers = np.random.default_rng([seed, 4])
+    drawn = np.stack([log[numbers.permutation(len(log))[: 2 * rows]] for log in logs])
+    context, asked = torch.from_numpy(drawn[:, :rows]), torch.from_numpy(drawn[:, rows:])
+    transitions = layout.transitions(asked)
+    labels = policy.label(
+        layout.context(context),
+        transitions.observation,
+        transitions.action,
+        transitions.next_observation,
+        torch.Generator().manual_seed(_mix(seed, 0)),
+    )
+    return float((labels - transitions.reward).abs().mean())
 
 
 def _mix(seed: int, sequence: int) -> int:

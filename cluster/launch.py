@@ -15,6 +15,7 @@ from causeway.cluster.checkpoint import (
     has_checkpoints,
     load_latest,
 )
+from causeway.cluster.checkpoint_copies import fetch_latest, has_copies
 from causeway.cluster.collect_data import collect_data, has_data
 from causeway.cluster.config import CONFIG_NAME, RunConfig, load_run_config, save_run_config
 from causeway.cluster.config_io import ConfigError
@@ -85,17 +86,20 @@ def continued_run(folder: Path, added: Sequence[Path], overrides: Sequence[str])
 def existing_run(folder: Path) -> tuple[RunConfig, Checkpoint | None, list[str]]:
     """A run's configuration, its newest whole checkpoint, and what was wrong with newer ones.
 
+    Where the folder has lost its checkpoints, the newest copy is fetched, if there are copies.
     There is no checkpoint where the run ended before its first; it then goes on from nothing.
 
     Raises:
         ConfigError: this is not the folder of a run, or not under the run's name.
         CheckpointError: it has checkpoints but none that can be used.
     """
-    config = run_in(folder)
+    config, faults = run_in(folder), []
     if not has_checkpoints(folder):
-        return config, None, []
-    checkpoint, faults = load_latest(folder)
-    return config, checkpoint, faults
+        if config.checkpoint_copies is None or not has_copies(config.checkpoint_copies):
+            return config, None, []
+        faults = fetch_latest(config.checkpoint_copies, folder)
+    checkpoint, local_faults = load_latest(folder)
+    return config, checkpoint, [*faults, *local_faults]
 
 
 def run_in(folder: Path) -> RunConfig:

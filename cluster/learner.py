@@ -19,6 +19,7 @@ from causeway.actors.oracle import OracleCollector
 from causeway.actors.tasks.family import find_split
 from causeway.actors.tasks.registry import load_family
 from causeway.cluster.checkpoint import Checkpoint, load_latest, save_checkpoint
+from causeway.cluster.checkpoint_copies import copy_out
 from causeway.cluster.config import RunConfig
 from causeway.cluster.divergence import save_block
 from causeway.cluster.labelling import LabelledRollout, label_rollout, rewarded_rollout
@@ -121,14 +122,17 @@ def write_checkpoint(
     values: dict[str, Any],
     run_state: dict[str, Any],
 ) -> Path:
-    """Writes a checkpoint of a trainer's state and of what the driver knows; gives its folder."""
-    return save_checkpoint(
-        folder,
-        values["updates"],
-        tensors,
-        {"trainer": values, "run": run_state},
-        keep=config.schedule.keep_checkpoints,
-    )
+    """Writes a checkpoint of a trainer's state and of what the driver knows; gives its folder.
+
+    Raises:
+        OSError: it could not be written, or not be copied to where copies go.
+    """
+    keep = config.schedule.keep_checkpoints
+    state = {"trainer": values, "run": run_state}
+    path = save_checkpoint(folder, values["updates"], tensors, state, keep=keep)
+    if config.checkpoint_copies is not None:
+        copy_out(path, config.checkpoint_copies, keep=keep)
+    return path
 
 
 def make_algorithm(config: RunConfig, layout: RowLayout) -> Algorithm:

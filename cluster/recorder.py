@@ -18,6 +18,7 @@ from causeway.cluster.progress import ProgressView
 from causeway.cluster.schedule import Position, Schedule
 
 METRICS_NAME, EVALUATIONS_NAME, RESULTS_NAME = "metrics.jsonl", "evaluations.json", "results.json"
+RETURNS = ("prior_return", "online_context_return", "offline_context_return")
 RATE_WINDOW_S = 2.0  # rates are over at least this much of the past, where there is as much
 
 
@@ -38,6 +39,8 @@ class Recorder:
         # so the distance between two rows tells no rate.
         self._past: deque[tuple[float, int, int]] = deque([(self._writer.time_s, 0, 0)])
         self.listeners: list[Any] = []  # called with each row
+        self.row: dict[str, Any] = {}  # the last one
+        self.judged: dict[str, Any] = {}  # what the last evaluation adds to each row
 
     @property
     def time_s(self) -> float:
@@ -49,6 +52,8 @@ class Recorder:
         curve = self._evaluations["curve"]
         self._evaluations["curve"] = [p for p in curve if p["updates"] <= position.updates]
         self._past = deque([(self._writer.time_s, position.updates, position.env_steps)])
+        for point in self._evaluations["curve"][-1:]:
+            self.judged = {"returns": {name: point[name]["mean"] for name in RETURNS}}
 
     def has_evaluation(self, updates: int) -> bool:
         """Whether the policy after so many updates has been evaluated."""
@@ -84,8 +89,10 @@ class Recorder:
             "env_steps_per_s": (position.env_steps - env_steps) / seconds,
             "losses": report.means.losses,
             "watched": report.means.watched,
+            **self.judged,
             **more,
         }
+        self.row = row
         self._writer.write(row)
         for listener in self.listeners:
             listener(row)
@@ -118,7 +125,11 @@ class Recorder:
             if not is_full_disk(error):
                 raise
             self.note(f"{error}: the evaluation will be written with the next one")
-        self.show(**{name: summary.mean for name, summary in returns.items()})
+        means = {name: summary.mean for name, summary in returns.items()}
+        self.judged = {"returns": means}
+        if report.label_error is not None:
+            self.judged["label_error"] = report.label_error
+        self.show(**means)
 
     def finish(
         self, schedule: Schedule, references: Mapping[str, Summary | None], transitions: int
@@ -126,7 +137,6 @@ class Recorder:
         """Writes `results.json`; gives its contents."""
         config = self._config
         by_stage = {p["stage"]: p for p in self._evaluations["curve"]}  # the last of each stage
-        names = ("prior_return", "online_context_return", "offline_context_return")
         results = {
             "algorithm": config.run.algorithm,
             "family": config.data.family,
@@ -139,7 +149,7 @@ class Recorder:
                 "belief_per": config.evaluation.belief_per,
             },
             "git_commit": git_commit(),
-            **{stage: {n: point[n] for n in names} for stage, point in by_stage.items()},
+            **{stage: {n: point[n] for n in RETURNS} for stage, point in by_stage.items()},
             **{n: s.to_json() if s is not None else None for n, s in references.items()},
             "updates": schedule.position.updates,
             "env_steps": schedule.position.env_steps,

@@ -1,8 +1,10 @@
 """The components as Ray actors: each a thin class around one that knows no Ray."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 
@@ -19,6 +21,7 @@ from causeway.cluster.learner import (
     make_collector,
     write_checkpoint,
 )
+from causeway.cluster.learner_group import LOOPBACK, LearnerGroup, Membership, meeting_point
 from causeway.cluster.ledger import ShardRecord
 from causeway.cluster.naming import SHARDS_NAME
 from causeway.cluster.streams import TaskStream
@@ -65,13 +68,38 @@ class LearnerActor(LearnerService):
         self._publisher = WeightPublisher(store)
         self._generation = generation
         self._published = -1
+        self._membership: Membership | None = None
         if checkpoint is not None:
             self.load(load_checkpoint(checkpoint))
-        self.publish()
+
+    def meeting_point(self, *, is_local: bool) -> str:
+        """Where learners of the run are to meet this one, the first of them."""
+        host = LOOPBACK if is_local else ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        return meeting_point(host)
+
+    def join(self, membership: Membership) -> None:
+        """Makes this one of several learners, which draw apart from one another.
+
+        Raises:
+            PeerLostError: the others have not come in time.
+        """
+        self._membership = membership
+        self._group = LearnerGroup(membership, self._trainer.device)
+        self._trainer.mean_gradients = self._group.mean_gradients
+        if membership.rank > 0:
+            state = [self._config.run.seed, self._trainer.updates, membership.rank]
+            seed = int(np.random.SeedSequence(state).generate_state(1, np.uint64)[0] >> 1)
+            self._trainer.generator.manual_seed(seed)
 
     def run_block(self, block: MetaBlock) -> BlockReport:
-        """A block's updates, and its weights where it is time for them."""
-        report = super().run_block(block)
+        """A block's updates on this learner's tasks; the first publishes when it is time."""
+        if self._membership is not None:
+            report = super().run_block(self._membership.part_of(block))
+            report = replace(report, means=self._group.mean_of(report.means))
+            return report if self._membership.rank > 0 else self._published_with(report)
+        return self._published_with(super().run_block(block))
+
+    def _published_with(self, report: BlockReport) -> BlockReport:
         if report.updates - self._published >= self._config.collection.publish_every:
             self.publish()
         return report

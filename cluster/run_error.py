@@ -23,11 +23,15 @@ class LostError(RunError):
         self.cause = cause
 
 
+class PeerLostError(RuntimeError):
+    """One of several learners does not answer the others."""
+
+
 class HungError(RuntimeError):
     """An actor that neither answers nor dies."""
 
 
-LOSSES = (RayActorError, ObjectLostError, GetTimeoutError, HungError)
+LOSSES = (RayActorError, ObjectLostError, GetTimeoutError, HungError, PeerLostError)
 
 
 @contextlib.contextmanager

@@ -47,6 +47,7 @@ class SerialRun:
             position = Position(**checkpoint.state["run"]["position"])
             self._stream.load_state(checkpoint.state["run"]["stream"])
             for error in self._stream.lost.values():  # nothing here could label its shard anew
+                self._stream.close()
                 raise error
             self._learner.load(checkpoint)
         recorder.rewind(position)

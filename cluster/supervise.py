@@ -13,8 +13,12 @@ from causeway.cluster.checkpoint import Checkpoint, has_checkpoints, load_latest
 from causeway.cluster.config import RunConfig
 from causeway.cluster.dispatch import DistributedRun
 from causeway.cluster.recorder import Recorder
+from causeway.cluster.redis_link import RedisAwayError
 from causeway.cluster.run_error import LostError
 from causeway.cluster.services import RunServices
+
+REDIS_S = 120.0  # that a run which has lost its learner waits for its Redis too
+POLL_S = 0.5
 
 
 class SupervisedRun:
@@ -76,6 +80,7 @@ class SupervisedRun:
             if self._in_a_row > self._config.schedule.recoveries:
                 raise loss
             self._begun_at = _updates(checkpoint)
+            self._await_ledger(loss)
             self._recorder.note(f"{loss.cause}; begun again from update {self._begun_at}")
             self._services.control.event("recovered", updates=self._begun_at, cause=loss.cause)
             try:
@@ -87,6 +92,19 @@ class SupervisedRun:
             else:
                 self.recovered_after_s.append(time.monotonic() - begun)
                 return
+
+    def _await_ledger(self, loss: LostError) -> None:
+        """Waits for Redis, without which no epoch can be opened."""
+        deadline = time.monotonic() + REDIS_S
+        while True:
+            self._services.keep_up()
+            try:
+                self._services.ledger.epoch()
+                return
+            except RedisAwayError:
+                if time.monotonic() > deadline:
+                    raise loss from None
+                time.sleep(POLL_S)
 
 
 def _updates(checkpoint: Checkpoint | None) -> int:

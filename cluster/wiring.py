@@ -19,6 +19,7 @@ from ray.actor import ActorHandle
 
 from causeway.cluster.checkpoint import Checkpoint
 from causeway.cluster.config import RunConfig
+from causeway.cluster.learner_group import Membership
 from causeway.cluster.naming import actor_name
 from causeway.cluster.pool import actor_options
 from causeway.cluster.remote import (
@@ -32,6 +33,8 @@ from causeway.cluster.streams import open_data
 from causeway.cluster.weights import start_weight_store
 from causeway.datasets.batches import RowLayout
 
+MEETING_S = 60.0
+
 Handle = Any  # of an actor; a handle's methods have no types
 
 
@@ -40,7 +43,8 @@ class Parts:
     """The actors of a run. Collectors and evaluators are made anew when they die."""
 
     stream: Handle
-    learner: Handle
+    learner: Handle  # the one that publishes, labels and is saved
+    peers: tuple[Handle, ...]  # the other learners, where there are several
     store: Handle
     writer: Handle
     make_collector: Callable[[int], ActorHandle[Any]]
@@ -67,6 +71,8 @@ def wire(config: RunConfig, folder: Path, epoch: int, checkpoint: Checkpoint | N
 
     def actor(component: type, role: str, index: int | None = None, **options: Any) -> Any:
         options = {"num_cpus": 0, "scheduling_strategy": "DEFAULT", **options}
+        if component is LearnerActor:  # under Tune, inside the trial's placement group
+            del options["scheduling_strategy"]
         return ray.remote(**options)(component).options(name=actor_name(name, role, index))
 
     store = start_weight_store(name)
@@ -76,8 +82,11 @@ def wire(config: RunConfig, folder: Path, epoch: int, checkpoint: Checkpoint | N
         config, folder
     )
     path = checkpoint.path if checkpoint is not None else None
-    learner = actor(LearnerActor, "learner", num_cpus=1, num_gpus=gpus).remote(
-        config, layout, store, epoch, path
+    learner, *peers = (
+        actor(LearnerActor, "learner", rank or None, num_cpus=1, num_gpus=gpus).remote(
+            config, layout, store, epoch, path
+        )
+        for rank in range(config.run.learners)
     )
 
     def make_collector(index: int) -> ActorHandle[Any]:
@@ -96,9 +105,28 @@ def wire(config: RunConfig, folder: Path, epoch: int, checkpoint: Checkpoint | N
     return Parts(
         stream=stream,
         learner=learner,
+        peers=tuple(peers),
         store=store,
         writer=writer,
         make_collector=make_collector,
         make_evaluator=make_evaluator,
         layout=layout,
     )
+
+
+def meet(config: RunConfig, parts: Parts) -> list[Any]:
+    """Has the learners make one group; gives references that resolve when they have."""
+    learners = (parts.learner, *parts.peers)
+    is_local = config.ray.is_local
+    point = ray.get(parts.learner.meeting_point.remote(is_local=is_local), timeout=MEETING_S)
+    return [
+        learner.join.remote(
+            Membership(
+                rank=rank,
+                size=len(learners),
+                meeting_point=point,
+                timeout_s=config.schedule.block_timeout_s,
+            )
+        )
+        for rank, learner in enumerate(learners)
+    ]

@@ -5,7 +5,7 @@ is the business of `cluster`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -75,6 +75,8 @@ class Trainer:
         self.stage = algorithm.stages()[0]
         self.updates = 0
         self._divergence: str | None = None  # in words, once a loss or a weight is not finite
+        # Where several trainers are one: replaces gradients by their mean over all, in place.
+        self.mean_gradients: Callable[[list[Tensor]], None] | None = None
 
     def enter(self, stage: Stage) -> None:
         """Goes over to a stage; what it freezes neither computes gradients nor steps."""
@@ -91,6 +93,8 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         self._decay_rates()
         torch.stack(list(losses.minimised.values())).sum().backward()  # type: ignore[no-untyped-call]
+        if self.mean_gradients is not None:
+            self.mean_gradients([p.grad for p in self._parameters() if p.grad is not None])
         self.optimiser.step()
         self.algorithm.after_update(self.stage)
         self.updates += 1
@@ -190,6 +194,9 @@ class Trainer:
                     f"{name!r}, which is {here} here: resume with the configuration of its run"
                 )
 
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.optimiser.param_groups for p in group["params"]]
+
     def _stage_of(self, name: str) -> Stage:
         stages = {stage.name: stage for stage in self.algorithm.stages()}
         if name not in stages:
@@ -206,8 +213,7 @@ class Trainer:
 
     def _check_finite(self, losses: Mapping[str, float]) -> None:
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
-        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
-        norms = torch.stack(torch._foreach_norm(parameters))
+        norms = torch.stack(torch._foreach_norm(self._parameters()))
         if bad or not bool(torch.isfinite(norms).all()):
             self._divergence = (
                 f"training diverged in stage {self.stage.name!r} by update {self.updates}: "

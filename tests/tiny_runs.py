@@ -71,13 +71,10 @@ def tiny_config(folder: Path, data: Path, *overrides: str, **given: object) -> R
 @contextlib.contextmanager
 def serial_run(config, checkpoint=None):
     """A serial run that is closed at the end."""
-    recorder = Recorder(config, config.folder, None)
-    run = SerialRun(config, config.folder, recorder, checkpoint)
-    try:
-        yield run
-    finally:
-        run.close()
-        recorder.close()
+    with contextlib.closing(Recorder(config, config.folder, None)) as recorder:
+        run = SerialRun(config, config.folder, recorder, checkpoint)
+        with contextlib.closing(run):
+            yield run
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils import force_list
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.result import DONE, TRIAL_INFO
 from torch import Tensor
 
@@ -28,9 +29,10 @@ from causeway.cluster.config import CONFIG_NAME, RunConfig
 from causeway.cluster.dispatch import POLL_S
 from causeway.cluster.evaluation import EvaluationService
 from causeway.cluster.learner import make_algorithm
-from causeway.cluster.rllib.config import CausewayConfig
+from causeway.cluster.recorder import RETURNS
+from causeway.cluster.rllib.config import TRIAL_BYTES, CausewayConfig
 from causeway.cluster.rllib.folders import pack, read, unpack
-from causeway.cluster.rllib.live import RETURNS, LiveRun, fresh_run, join_ray, room_for_learner
+from causeway.cluster.rllib.live import LiveRun, fresh_run, join_ray
 from causeway.cluster.rllib.module import module_spec
 from causeway.cluster.streams import open_data
 
@@ -68,6 +70,17 @@ class Causeway(Algorithm):
     def get_default_config(cls) -> CausewayConfig:
         """RLlib's defaults, and the README's job as the run."""
         return CausewayConfig()
+
+    @classmethod
+    def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
+        """What a trial of Tune takes: memory for its processes, and a place for each learner.
+
+        The learners are placed in it. Collectors are placed outside, so that they can become more.
+        """
+        run = cls.get_default_config().update_from_dict(config).causeway_run
+        gpus = {"GPU": 1.0} if run["trainer"]["device"] == "cuda" else {}
+        learner = {"CPU": 1.0, **gpus}
+        return PlacementGroupFactory([{"memory": TRIAL_BYTES}, *[learner] * run["run"]["learners"]])
 
     @classmethod
     def from_checkpoint(cls, path: str | Path | Any, filesystem: Any = None, **kwargs: Any) -> Self:
@@ -223,8 +236,7 @@ class Causeway(Algorithm):
                 config = fresh_run(self._run_config(), self._name_suffix)
             config, started = join_ray(config)
             self._started_ray |= started
-            with room_for_learner(config) if self._name_suffix else contextlib.nullcontext():
-                self._live = LiveRun(config, checkpoint)
+            self._live = LiveRun(config, checkpoint)
             self._restored_run = None
         return self._live
 

@@ -36,11 +36,6 @@ class CausewayConfig(AlgorithmConfig):
         super().__init__(algo_class=algo_class or Causeway)
         self.min_time_s_per_iteration: Any = 1
         self._is_online = False  # RLlib need not look after environment runners: there are none
-        # A run's actors ask for their CPUs themselves, outside a trial's placement group: a CPU
-        # that the trial kept for itself would be one that its learner waits for.
-        self.num_cpus_for_main_process = 0
-        self.num_cpus_per_learner: Any = 0
-        self.custom_resources_for_main_process = {"memory": TRIAL_BYTES}
         self.causeway_run: dict[str, Any] = {}  # plain values, which Tune can copy and show
         self.causeway_search: dict[str, Any] = {}
         self.causeway(run_config=load_run_config(None))

@@ -5,9 +5,6 @@ import dataclasses
 import itertools
 import math
 import os
-import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +15,11 @@ from causeway.cluster.checkpoint import Checkpoint
 from causeway.cluster.collect_data import collect_data, has_data
 from causeway.cluster.config import DataSection, RunConfig
 from causeway.cluster.dispatch import DistributedRun
-from causeway.cluster.evaluation import EvaluationReport
 from causeway.cluster.launch import new_run
 from causeway.cluster.metrics import RayMetrics
 from causeway.cluster.ray_local import start_ray
-from causeway.cluster.recorder import Recorder
-from causeway.cluster.schedule import Position
+from causeway.cluster.recorder import RETURNS, Recorder
 from causeway.cluster.services import run_services
-
-RETURNS = ("prior_return", "online_context_return", "offline_context_return")
-ROOM_POLL_S = 0.5
-
-
-class LastSeen(Recorder):
-    """A recorder that also remembers what it was told last, for RLlib's result dicts."""
-
-    def __init__(self, config: RunConfig, folder: Path) -> None:
-        super().__init__(config, folder, None)
-        self.row: dict[str, Any] = {}
-        self.returns = dict.fromkeys(RETURNS, math.nan)  # there from the start: Tune wants a metric
-        self.listeners += [self.row.update, RayMetrics(config.name).record]
-
-    def rewind(self, position: Position) -> None:
-        """Forgets evaluations after that position, and takes up the last one before."""
-        super().rewind(position)
-        for point in self._evaluations["curve"][-1:]:
-            self.returns = {name: point[name]["mean"] for name in RETURNS}
-
-    def evaluated(self, report: EvaluationReport, stage: str, *, is_last: bool) -> None:
-        """Keeps an evaluation."""
-        super().evaluated(report, stage, is_last=is_last)
-        self.returns = {name: summary.mean for name, summary in report.returns().items()}
 
 
 class LiveRun:
@@ -63,7 +34,8 @@ class LiveRun:
         self.config, self.folder = config, config.folder
         _ensure_data(config.data)
         with contextlib.ExitStack() as stack:
-            self.recorder = LastSeen(config, self.folder)
+            self.recorder = Recorder(config, self.folder, None)
+            self.recorder.listeners.append(RayMetrics(config.name).record)
             stack.callback(self.recorder.close)
             services = stack.enter_context(run_services(config, self.folder))
             self._control = services.control
@@ -91,10 +63,11 @@ class LiveRun:
         schedule = self.run.schedule
         return {
             **self.recorder.row,
+            "returns": dict.fromkeys(RETURNS, math.nan),  # from the start: Tune wants a metric
+            **self.recorder.judged,
             "stage": "finished" if schedule.finished else schedule.stage.name,
             "updates": schedule.position.updates,
             "env_steps": schedule.position.env_steps,
-            "returns": self.recorder.returns,
         }
 
     def close(self) -> None:
@@ -122,20 +95,6 @@ def join_ray(config: RunConfig) -> tuple[RunConfig, bool]:
     return config, False
 
 
-@contextlib.contextmanager
-def room_for_learner(config: RunConfig) -> Iterator[None]:
-    """Waits until Ray has free what the learner asks for; meanwhile no other trial here starts.
-
-    For the trials of a sweep: their learners are placed outside their placement groups, so that
-    Tune may start more trials than there are CPUs.
-    """
-    needed = {"CPU": 1, "GPU": 1 if config.trainer.device == "cuda" else 0}
-    with FileLock(Path(tempfile.gettempdir()) / f"causeway-{os.getuid()}-trials.lock"):
-        while any(_free().get(name, 0.0) < number for name, number in needed.items()):
-            time.sleep(ROOM_POLL_S)
-        yield
-
-
 def fresh_run(config: RunConfig, suffix: str) -> RunConfig:
     """The configuration under a name that no run has yet; the run's folder is made.
 
@@ -150,11 +109,6 @@ def fresh_run(config: RunConfig, suffix: str) -> RunConfig:
             break
     config, _ = new_run(config.replace(run=dataclasses.replace(config.run, name=named)))
     return config
-
-
-def _free() -> dict[str, float]:
-    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    return free
 
 
 def _ensure_data(config: DataSection) -> None:

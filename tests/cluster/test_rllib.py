@@ -307,13 +307,26 @@ def test_an_algorithm_starts_ray_itself_and_leaves_no_process(tmp_path, tiny_dat
     assert answer["left"] == []
 
 
+def test_a_trial_asks_for_a_place_for_each_learner_and_none_for_itself(tmp_path, tiny_data):
+    one = CausewayConfig().causeway(path=write_yaml(tmp_path, tiny_data))
+    place = {"CPU": 1.0}
+    assert Causeway.default_resource_request(one).bundles[1:] == [place]
+    two = one.copy().causeway(overrides=["--run.learners=2", "--trainer.device=cuda"])
+    main, *places = Causeway.default_resource_request(two).bundles
+    assert places == [{**place, "GPU": 1.0}] * 2
+    assert main.keys() == {"memory"}
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_tune_sweeps_over_hyperparameters(tmp_path, tiny_data):
     config = CausewayConfig().causeway(
         path=write_yaml(tmp_path, tiny_data),
         overrides=[f"--data.path={tmp_path}/absent", "--data.episodes_per_task=2"],
-        search={SEARCHED: tune.grid_search([1e-3, 1e-4])},
+        search={
+            SEARCHED: tune.grid_search([1e-3, 1e-4]),
+            "hyperparameters.temperature": tune.uniform(1.0, 100.0),
+        },
     )
     tuner = tune.Tuner(
         Causeway,
@@ -325,7 +338,7 @@ def test_tune_sweeps_over_hyperparameters(tmp_path, tiny_data):
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True),
         ),
     )
-    # One CPU, for which the learners of two trials take turns.
+    # One CPU, for which the trials take turns: each has its learner in its placement group.
     with ray_session(RayConfig(num_cpus=1, object_store_bytes=200_000_000)):
         results = tuner.fit()
         assert results.errors == []

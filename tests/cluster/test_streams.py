@@ -9,10 +9,11 @@ import pytest
 from causeway.actors.tasks.family import find_split
 from causeway.actors.tasks.registry import load_family
 from causeway.cluster.labelling import LabelledRollout
+from causeway.cluster.launch import existing_run
 from causeway.cluster.streams import TaskStream, open_data
 from causeway.datasets.faults import DatasetError
 from causeway.datasets.shards import read_part
-from tests.tiny_runs import tiny_config
+from tests.tiny_runs import online_parts, serial_run, tiny_config
 
 TRAIN = find_split(load_family("point-robot"), "standard").train
 
@@ -166,13 +167,34 @@ def test_a_state_is_only_for_a_stream_that_has_taken_nothing_in(make_stream, con
         stream.load_state(state)
 
 
-def test_a_damaged_online_part_is_named(make_stream, config):
+def test_a_damaged_online_part_is_named_and_the_others_are_taken(make_stream, config):
     stream = make_stream()
     stream.append(labelled(config, 7, 0))
+    rows = stream.append(labelled(config, 7, 1)).online_rows
     path = config.folder / "online" / "part-00000000.parquet"
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(DatasetError, match=r"part-00000000\.parquet"):
-        make_stream().load_state(stream.state())
+    again = make_stream()
+    again.load_state(stream.state())
+    assert "part-00000000.parquet" in again.info().lost[0]
+    assert [entry["sequence"] for entry in again.state()["online"]] == [1]
+    assert again.share().online_rows == rows // 2
+
+
+def test_a_serial_run_is_refused_for_a_damaged_online_part(tmp_path, tiny_data):
+    """It has no shard to label anew; going on without it would be another run."""
+    config = tiny_config(tmp_path, tiny_data)
+    with serial_run(config) as run:
+        while not online_parts(config.folder):
+            run.step()
+        run.save()
+    path = config.folder / "online" / "part-00000000.parquet"
+    path.write_bytes(path.read_bytes()[:-40])
+    _, checkpoint, _ = existing_run(config.folder)
+    with (
+        pytest.raises(DatasetError, match=r"part-00000000\.parquet"),
+        serial_run(config, checkpoint),
+    ):
+        pass
 
 
 def test_data_of_another_family_are_refused_with_what_they_are(tmp_path, tiny_data):

@@ -82,7 +82,7 @@ def supervised(local_ray, tmp_path_factory, tiny_data):
     check()
 
 
-@pytest.mark.parametrize("role", ["learner", "stream"])
+@pytest.mark.parametrize("role", ["learner", pytest.param("stream", marks=pytest.mark.slow)])
 def test_a_killed_learner_or_stream_comes_back_from_the_last_checkpoint(supervised, role, capsys):
     run = supervised
     goes_on(run)
@@ -141,7 +141,7 @@ def test_a_clock_that_jumps_moves_nothing(supervised, monkeypatch):
 
 @pytest.mark.slow
 def test_a_learner_that_hangs_is_given_up_after_its_time(local_ray, tmp_path, tiny_data, capsys):
-    hurried = ("--schedule.block_timeout_s", "4")
+    hurried = ("--schedule.block_timeout_s", "15")
     config = tiny_config(tmp_path, tiny_data, *ENDLESS, *EAGER, *hurried, "--run.name", "hangs")
     with distributed_run(config, kind=SupervisedRun) as run:
         advance_supervised(run, lambda: run.current.figures()["env_steps"] > 0)
@@ -209,6 +209,7 @@ class FaultyRobot(PointRobot):
 """
 
 
+@pytest.mark.slow
 def test_a_collector_whose_code_raises_each_time_ends_the_run_with_its_traceback(
     local_ray, tmp_path
 ):
