@@ -56,7 +56,7 @@ def test_settings_that_are_named_exist(document):
     }
     sections["hyperparameters"] = run_config_class("smac")().hyperparameters.__class__
     for code in code_in(document.read_text(encoding="utf-8")):
-        settings = rf"(?:^|--)({'|'.join(sections)})\.(?!py\b|md\b)(\w+)(?![\w(.])"
+        settings = rf"(?:^|--)({'|'.join(sections)})\.(?!py\b|md\b|yaml\b)(\w+)(?![\w(.])"
         for section, setting in re.findall(settings, code):
             known = {field.name for field in dataclasses.fields(sections[section])}
             assert setting in known, f"{section}.{setting}"
