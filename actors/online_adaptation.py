@@ -31,7 +31,8 @@ class OnlineAdaptationConfig:
 
     repeats: int = 4  # runs per task
     exploration: Exploration = "noise"
-    exploration_episodes: int = 4  # whole ones, to all of whose rows the policy adapts
+    exploration_episodes: int = 4  # whole ones
+    kept_episodes: int | None = None  # the best of these, whose rows are adapted to; None: all
     context_size: int = 256  # rows of logs: of a training task's, and of a test task's if given
     fine_tune_episodes: int = 0  # after the adaptation, each with the policy's noise
     episodes_before_tuning: int = 25  # of these, before the first steps
@@ -54,6 +55,13 @@ class OnlineAdaptationConfig:
                     f"OnlineAdaptationConfig.{name} must be at least {least.get(name, 1)}, "
                     f"got {getattr(self, name)}"
                 )
+        if self.kept_episodes is not None and not (
+            1 <= self.kept_episodes <= self.exploration_episodes
+        ):
+            raise ValueError(
+                "OnlineAdaptationConfig.kept_episodes must lie between 1 and exploration_episodes "
+                f"({self.exploration_episodes}) or be null (all), got {self.kept_episodes}"
+            )
         check_choice("OnlineAdaptationConfig", "exploration", Exploration, self.exploration)
 
     @property
@@ -198,11 +206,15 @@ class _Runs:
         ]
 
     def contexts(self, episodes: Sequence[Sequence[Episode]]) -> ContextBatch:
-        """Each run's own episodes, whole, as its context."""
-        rows = [
-            np.concatenate([self._layout.pack(one[run]) for one in episodes])
-            for run in range(self.count)
-        ]
+        """Each run's own episodes, whole, as its context; the best of them where so few are kept.
+
+        A behaviour that suits another task says little about this one, and much of it is bad.
+        """
+        count = self._config.kept_episodes or len(episodes)
+        rows = []
+        for run in range(self.count):
+            own = sorted((one[run] for one in episodes), key=lambda e: -e.undiscounted_return)
+            rows.append(np.concatenate([self._layout.pack(one) for one in own[:count]]))
         return stack_contexts(rows, self._layout)
 
     def logs(self, rows: Sequence[Rows]) -> ContextBatch:

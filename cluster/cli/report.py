@@ -37,7 +37,10 @@ def evaluate(
         typer.Option("--explore", help="Adapt to own episodes: 'noise' or 'training_tasks'."),
     ] = None,
     explore_episodes: Annotated[
-        int | None, typer.Option("--explore-episodes", help="Whole ones that are adapted to.")
+        int | None, typer.Option("--explore-episodes", help="How many whole ones.")
+    ] = None,
+    keep_episodes: Annotated[
+        int | None, typer.Option("--keep-episodes", help="Adapt to the best of them alone.")
     ] = None,
     fine_tune_episodes: Annotated[
         int, typer.Option("--fine-tune-episodes", help="Then go on learning from so many.")
@@ -61,8 +64,10 @@ def evaluate(
             f"{folder} must have a checkpoint to be evaluated, it has none: the run ended before "
             f"its first; 'causeway resume {folder}' goes on with it"
         )
-    if explore is None and explore_episodes is not None:
-        raise ConfigError("--explore-episodes needs --explore: say how episodes are gathered")
+    if explore is None and (explore_episodes or keep_episodes) is not None:
+        raise ConfigError(
+            "--explore-episodes and --keep-episodes need --explore: say how episodes are gathered"
+        )
     if explore is None and fine_tune_episodes == 0:
         result, rows = _under_protocols(config, checkpoint)
     else:
@@ -71,6 +76,8 @@ def evaluate(
             given["exploration"] = explore
         if explore_episodes is not None:
             given["exploration_episodes"] = explore_episodes
+        if keep_episodes is not None:
+            given["kept_episodes"] = keep_episodes
         result, rows = _adapted(config, checkpoint, given, from_logs=explore is None)
     if out is not None:
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -104,6 +104,23 @@ def test_exploring_as_in_training_tasks_finds_more_than_one_prior(logs):
     assert tasks.adapted.mean > noise.adapted.mean + 2.0
 
 
+def test_of_the_explored_episodes_the_best_are_kept(logs):
+    policy, library = SeekingPolicy(), training_logs(logs)
+    contexts = []
+    for kept in (None, 2):
+        run(
+            policy,
+            training=library,
+            exploration="training_tasks",
+            exploration_episodes=6,
+            kept_episodes=kept,
+        )
+        contexts.append(policy.contexts[-1].reward.reshape(6, -1, 20).sum(-1))
+    every, best = contexts
+    assert best.shape == (6, 2)
+    torch.testing.assert_close(best, every.sort(dim=1, descending=True).values[:, :2])
+
+
 def test_without_logs_of_training_tasks_their_behaviour_is_refused():
     with pytest.raises(ValueError, match="needs the logs of training tasks, got none"):
         run(SeekingPolicy(), exploration="training_tasks")
@@ -155,6 +172,8 @@ def test_the_same_seed_gives_the_same_result_and_it_is_plain_json(logs):
     [
         {"repeats": 0},
         {"exploration_episodes": 0},
+        {"kept_episodes": 5},
+        {"kept_episodes": 0},
         {"fine_tune_episodes": -1},
         {"evaluate_every": 0},
         {"exploration": "luck"},

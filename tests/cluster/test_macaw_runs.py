@@ -78,7 +78,8 @@ def test_a_distributed_run_learns_the_same_as_a_serial_one(local_ray, tmp_path, 
 
 def test_evaluate_explores_adapts_and_goes_on_learning(trained, tmp_path, capsys):
     out = tmp_path / "result.json"
-    options = ["--explore", "training_tasks", "--explore-episodes", "2", "--out", str(out)]
+    options = ["--explore", "training_tasks", "--explore-episodes", "2", "--keep-episodes", "1"]
+    options += ["--out", str(out)]
     assert run(["evaluate", str(trained), *options]) == OK
     shown = capsys.readouterr().out
     found = json.loads(out.read_text())
@@ -87,6 +88,7 @@ def test_evaluate_explores_adapts_and_goes_on_learning(trained, tmp_path, capsys
         assert name.replace("_", " ") in shown
     assert found["context"] == "own episodes, explored by training_tasks"
     assert found["options"]["exploration_episodes"] == 2
+    assert found["options"]["kept_episodes"] == 1
     assert found["fine_tuned_returns"] == []
     assert run(["evaluate", str(trained), "--fine-tune-episodes", "3", "--json"]) == OK
     found = json.loads(capsys.readouterr().out)
@@ -107,7 +109,7 @@ def test_the_protocols_of_the_run_are_written_too(trained, tmp_path, capsys):
     ("words", "told"),
     [
         (["--explore", "luck"], "exploration must be one of noise, training_tasks"),
-        (["--explore-episodes", "2"], "--explore-episodes needs --explore"),
+        (["--explore-episodes", "2"], "--explore-episodes and --keep-episodes need --explore"),
     ],
 )
 def test_what_evaluate_cannot_do_is_refused_in_words(trained, words, told, capsys):

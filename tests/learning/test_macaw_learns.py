@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from causeway.actors.evaluator import evaluate
+from causeway.actors.online_adaptation import OnlineAdaptationConfig
 from causeway.actors.tasks.family import find_split
 from causeway.actors.tasks.registry import load_family
+from causeway.cluster.adapting import adapt_run
 from causeway.cluster.checkpoint import load_latest
 from causeway.cluster.collect_data import collect_data
 from causeway.cluster.config import load_run_config, save_run_config
@@ -102,3 +104,20 @@ def test_without_its_inner_rates_adapting_does_nothing(trained):
     with torch.no_grad():
         policy.inner_rates.policy.fill_(-50.0)  # before softplus: no step at all
     assert offline_return(config, policy) == pytest.approx(mean(results, "prior_return"), abs=0.5)
+
+
+def test_exploring_as_in_training_tasks_tells_more_than_the_unadapted_policys_noise(trained):
+    config, _ = trained
+    noise, tasks = (
+        adapt_run(
+            config,
+            load_latest(config.folder)[0],
+            OnlineAdaptationConfig(
+                exploration=exploration, exploration_episodes=16, kept_episodes=2
+            ),
+            from_logs=False,
+        )
+        for exploration in ("noise", "training_tasks")
+    )
+    assert tasks.adapted.mean > tasks.unadapted.mean + 4.0
+    assert tasks.adapted.mean > noise.adapted.mean + 1.0
