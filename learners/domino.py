@@ -16,7 +16,8 @@ within an episode; no episode of exploration is needed.
 Departs from the paper, which plans with its model online: an actor-critic in its place, a reward
 model (the paper knows the reward), the online stage, and rewards in the window where tasks differ
 in them. Departs from the authors' code, which draws positives and negatives at random: they are
-told apart by the task. Before any context, z is that of a task that training met.
+told apart by the task. A context longer than a window gives the mean of its windows. Before any
+context, z is that of a task that training met.
 """
 
 from dataclasses import dataclass
@@ -129,7 +130,8 @@ def information_loss(
 
         sum_k I(c_k; window of the same task),    sum_{k<l} I(c_k; c_l)
 
-    Paper, sec. 3.2, eqs. (4) and (6): the first is to grow and the second to fall.
+    Paper, sec. 3.2, eqs. (4) and (6): the first is to grow and the second to fall. Departs from it:
+    a bound below 0 counts 0. To push it further would only make contexts opposite to each other.
 
     Args:
         first: C contexts of one window of each task.
@@ -150,7 +152,8 @@ def information_loss(
         if disentangling == "hsic":
             shared = shared + hsic(left, right)
         else:
-            shared = shared + nce_information(left, right, task, temperature=temperature)
+            bound = nce_information(left, right, task, temperature=temperature)
+            shared = shared + bound.clamp_min(0.0)
     return told, shared
 
 
@@ -199,7 +202,7 @@ class DynamicsModel(nn.Module):
 
 
 class DominoPolicy(PointPolicy, DecodesRewards):
-    """What acts on the contexts of the last window."""
+    """What acts on the contexts of a history."""
 
     config: DominoConfig
     reads_in_order = True
@@ -231,9 +234,16 @@ class DominoPolicy(PointPolicy, DecodesRewards):
         return contexts
 
     def embed(self, context: ContextBatch) -> Float[Tensor, "N Z"]:
-        """The contexts of the last window."""
-        context = compact(context)
-        return self.of_window(context, (context.mask.sum(1) - 1).clamp_min(0))
+        """The mean over the whole windows of a context, the last one first.
+
+        A context shorter than a window is one that begins with zeros.
+        """
+        context, size = compact(context), self.config.window
+        last = context.mask.sum(1) - 1  # [N]
+        ends = [last - step for step in range(0, context.mask.shape[1], size)]
+        counts = torch.stack([ends[0] >= -1, *[end >= size - 1 for end in ends[1:]]])  # [w, N]
+        each = torch.stack([self.of_window(context, end.clamp_min(0)) for end in ends])
+        return (counts[..., None] * each).sum(0) / counts.sum(0)[:, None]
 
 
 class Domino(ContextBased):
@@ -257,11 +267,11 @@ class Domino(ContextBased):
         super().__init__(config, rl, policy, modules)
 
     def losses(self, batch: MetaBatch, stage: Stage, generator: torch.Generator) -> Losses:
-        """The model's, with two windows of each task; or critics' and actor's, with one."""
+        """The model's, with two windows of each task; or critics' and actor's, on their mean."""
         if "contexts" in stage.trains:
             return self._model_losses(batch, generator)
         with torch.no_grad():
-            (z,) = self._windows(batch.context, 1, generator)
+            z = self._policy.embed(batch.context)
         self._met = None if stage.collects else z
         minimised, watched = self.rl.losses(
             batch.transitions, z, next_z=None, improves=stage.collects, generator=generator
@@ -271,7 +281,7 @@ class Domino(ContextBased):
 
     def _model_losses(self, batch: MetaBatch, generator: torch.Generator) -> Losses:
         config, t = self.config, batch.transitions
-        first, second = self._windows(batch.context, 2, generator)
+        first, second = self._windows(batch.context, generator)
         forward, backward, bounds = self.dynamics.loss(
             t.observation, t.action, t.next_observation, first
         )
@@ -298,14 +308,10 @@ class Domino(ContextBased):
         return Losses(minimised, watched)
 
     def _windows(
-        self, context: ContextBatch, count: int, generator: torch.Generator
+        self, context: ContextBatch, generator: torch.Generator
     ) -> list[Float[Tensor, "N Z"]]:
-        """The contexts of windows that end anywhere: early ones are short, as in an episode."""
-        length = context.reward.shape[1]
-        ends = torch.randint(
-            length,
-            (count, len(context.reward)),
-            generator=generator,
-            device=context.mask.device,
-        )
+        """The contexts of two windows that end anywhere: early ones are short, as in an episode."""
+        num_tasks, length = context.reward.shape
+        device = context.mask.device
+        ends = torch.randint(length, (2, num_tasks), generator=generator, device=device)
         return [self._policy.of_window(context, end) for end in ends]

@@ -60,7 +60,7 @@ def test_the_information_is_summed_over_contexts_and_over_their_pairs(disentangl
             if disentangling == "hsic":
                 expected[1] += hsic(*pair).item()
             else:
-                expected[1] += nce_information(*pair, task, temperature=0.5).item()
+                expected[1] += max(0.0, nce_information(*pair, task, temperature=0.5).item())
     assert [told.item(), shared.item()] == pytest.approx(expected, rel=1e-12)
 
 
@@ -118,6 +118,13 @@ def test_a_window_is_the_last_transitions_and_what_came_before_them_changes_noth
         reward[:, place] += 1.0
         other = policy.embed(dataclasses.replace(batch.context, reward=reward))
         assert torch.equal(other, z) != changes
+
+
+def test_a_longer_context_gives_the_mean_of_its_whole_windows():
+    policy, c = make(window=2).policy(), make_batch().context
+    ends = [torch.full((3,), place) for place in (4, 2)]  # not that of the first transition alone
+    expected = sum(policy.of_window(c, end) for end in ends) / 2
+    torch.testing.assert_close(policy.embed(c), expected)
 
 
 def test_a_short_history_stands_behind_zeros():

@@ -14,7 +14,6 @@ pytestmark = pytest.mark.learning
 
 SMALL = (
     "--sampler.tasks_per_batch=16",
-    "--hyperparameters.encoder_hidden=[64,64]",
     "--hyperparameters.critic_hidden=[64,64]",
     "--hyperparameters.actor_hidden=[64,64]",
     "--hyperparameters.learning_rate=0.001",
@@ -33,6 +32,12 @@ class Case:
     online: float  # score on context of its own
 
 
+def small(name):
+    """Networks that train in seconds; a recurrent encoder has no layers of its own to name."""
+    encoder = () if name == "ldm" else ("--hyperparameters.encoder_hidden=[64,64]",)
+    return (*SMALL, *encoder)
+
+
 CASES = {
     "corro": Case(
         stage="offline",
@@ -45,11 +50,37 @@ CASES = {
         offline=0.55,
         online=0.45,
     ),
+    "domino": Case(
+        stage="offline",
+        overrides=(
+            "--schedule.updates.model=800",
+            "--schedule.updates.offline=800",
+            "--schedule.updates.online=0",
+        ),
+        probe=0.7,
+        offline=0.5,
+        online=0.3,
+    ),
     "focal": Case(
         stage="offline",
         overrides=("--schedule.updates.offline=1200",),
         probe=0.6,
         offline=0.6,
+        online=0.4,
+    ),
+    "ldm": Case(
+        stage="offline",
+        overrides=(
+            "--hyperparameters.gru_size=32",
+            "--sampler.context_per_task=20",
+            "--sampler.context_episodes=1",
+            "--evaluation.context_size=20",
+            "--schedule.updates.vae=300",
+            "--schedule.updates.offline=1200",
+            "--schedule.updates.online=0",
+        ),
+        probe=0.7,
+        offline=0.5,
         online=0.4,
     ),
     "pearl": Case(
@@ -64,6 +95,20 @@ CASES = {
         offline=0.7,
         online=0.6,
     ),
+    "unicorn": Case(
+        stage="offline",
+        overrides=("--schedule.updates.offline=1000", "--schedule.updates.online=0"),
+        probe=0.8,
+        offline=0.6,
+        online=0.4,
+    ),
+}
+# Of each method, a longer training in which self-supervision is to gain on the shift.
+LONGER = {
+    "corro": ("--schedule.updates.encoder=1500", "--schedule.updates.offline=1500"),
+    "domino": ("--schedule.updates.model=1000", "--schedule.updates.offline=1500"),
+    "ldm": ("--schedule.updates.vae=500", "--schedule.updates.offline=1500"),
+    "unicorn": ("--schedule.updates.offline=1500",),
 }
 
 
@@ -76,7 +121,9 @@ def folder(tmp_path_factory):
 def trained(request, folder):
     """A method's case and its run."""
     case = CASES[request.param]
-    return case, Trained(configure(request.param, folder, 0, *SMALL, *case.overrides))
+    return case, Trained(
+        configure(request.param, folder, 0, *small(request.param), *case.overrides)
+    )
 
 
 def test_a_linear_map_reads_the_goal_off_the_belief(trained):
@@ -95,3 +142,39 @@ def test_a_policy_given_the_context_of_another_task_fails(trained):
     case, run = trained
     adapted = run.score(case.stage, "offline_context_return")
     assert run.score_with_shuffled_contexts() < adapted - 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(LONGER))
+def test_self_supervision_gains_on_context_of_its_own(name, folder):
+    run = Trained(
+        configure(
+            name,
+            folder,
+            1,
+            "--schedule.updates.online=1500",
+            "--sampler.tasks_per_batch=16",
+            *LONGER[name],
+        )
+    )
+    before, after = (run.score(stage, "online_context_return") for stage in ("offline", "online"))
+    assert after > before + 0.03
+    assert run.score("online", "online_context_return") > run.score("online", "prior_return") + 0.2
+
+
+@pytest.mark.slow
+def test_corros_negatives_are_what_teaches_it(folder):
+    overrides = (*small("corro"), *CASES["corro"].overrides)
+    broken = Trained(
+        configure("corro", folder, 2, *overrides, "--hyperparameters.reward_noise=0.000001")
+    )
+    assert broken.probe() < CASES["corro"].probe - 0.2
+
+
+@pytest.mark.slow
+def test_domino_adapts_within_its_first_episode(folder):
+    run = Trained(configure("domino", folder, 2, *small("domino"), *CASES["domino"].overrides))
+    still, following = (
+        run.evaluated(run.policy, "online_prior", belief_per=per)[0] for per in ("episode", "step")
+    )
+    assert following > still + 0.1
