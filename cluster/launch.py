@@ -83,6 +83,24 @@ def continued_run(folder: Path, added: Sequence[Path], overrides: Sequence[str])
     return config.replace(run=run, data=dataclasses.replace(config.data, added_paths=paths))
 
 
+def evaluated_otherwise(config: RunConfig, folder: Path, overrides: Sequence[str]) -> RunConfig:
+    """A run's configuration with other settings of its section `evaluation`.
+
+    Raises:
+        ConfigError: an override is not valid, or of another section: the run is what it is.
+    """
+    others = [
+        word for word in overrides if word.startswith("--") and not word.startswith("--evaluation.")
+    ]
+    if others:
+        raise ConfigError(
+            "evaluating a run can override its section evaluation alone, such as "
+            f"--evaluation.episodes, got {others[0]}: train another run for that"
+        )
+    given = load_run_config(folder / CONFIG_NAME, overrides)
+    return config.replace(evaluation=given.evaluation)
+
+
 def existing_run(folder: Path) -> tuple[RunConfig, Checkpoint | None, list[str]]:
     """A run's configuration, its newest whole checkpoint, and what was wrong with newer ones.
 

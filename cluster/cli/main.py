@@ -62,7 +62,7 @@ COMMANDS = (
     Command(name="stop", run=stop),
     Command(name="events", run=events),
     Command(name="verify", run=verify),
-    Command(name="evaluate", run=evaluate),
+    Command(name="evaluate", run=evaluate, takes_overrides=True),
     Command(name="report", run=report),
     Command(name="data", run=data),
     Command(name="doctor", run=doctor),

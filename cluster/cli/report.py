@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from causeway.cluster.cli.invocation import overrides_of
 from causeway.cluster.cli.output import print_json, print_line, print_table
 from causeway.cluster.config_yaml import ConfigError
 
@@ -31,6 +32,7 @@ def report(
 
 
 def evaluate(
+    context: typer.Context,
     folder: RunFolder,
     explore: Annotated[
         str | None,
@@ -52,13 +54,15 @@ def evaluate(
 ) -> None:
     """Evaluate a run's last checkpoint on the held-out tasks, under each context protocol.
 
+    Overrides such as --evaluation.offline_protocol offline_shifted choose other protocols.
     With --explore, the policy explores by what it learned from logs, adapts to its own whole
     episodes and acts. With --fine-tune-episodes, it goes on learning; without --explore, it starts
     from the task's logs.
     """
-    from causeway.cluster.launch import existing_run
+    from causeway.cluster.launch import evaluated_otherwise, existing_run
 
     config, checkpoint, _ = existing_run(folder)
+    config = evaluated_otherwise(config, folder, overrides_of(context))
     if checkpoint is None:
         raise ConfigError(
             f"{folder} must have a checkpoint to be evaluated, it has none: the run ended before "
@@ -101,7 +105,9 @@ def _under_protocols(config: "RunConfig", checkpoint: "Checkpoint") -> tuple[dic
     found = EvaluationService(config).evaluate(*learner.weights())
     returns = found.returns()
     result = {name: summary.to_json() for name, summary in returns.items()}
-    return {"updates": found.updates, **result}, [_row(*one) for one in returns.items()]
+    protocols = {"online": found.online.protocol, "offline": found.offline.protocol}
+    told = {"updates": found.updates, "protocols": protocols, **result}
+    return told, [_row(*one) for one in returns.items()]
 
 
 def _adapted(

@@ -146,7 +146,8 @@ def test_evaluate_agrees_with_the_run_itself(trained, capsys):
     assert run(["evaluate", str(trained), "--json"]) == OK
     found = json.loads(capsys.readouterr().out)
     results = results_of(trained)
-    assert found == {"updates": 40, **results["online"]}
+    protocols = {"online": "online_prior", "offline": "offline"}
+    assert found == {"updates": 40, "protocols": protocols, **results["online"]}
     assert run(["evaluate", str(trained)]) == OK
     assert "after 40 updates" in words_of(capsys)[0]
 

@@ -7,6 +7,7 @@ import torch
 
 from causeway.actors.tasks.point_robot import PointRobot
 from causeway.cluster.checkpoint import CheckpointError, load_latest
+from causeway.cluster.cli.main import run as command
 from causeway.cluster.evaluation import EvaluationService
 from causeway.cluster.metrics import read_metrics
 from causeway.cluster.serial import SerialRun
@@ -221,3 +222,19 @@ def test_a_stop_before_the_first_block_still_leaves_a_checkpoint(tmp_path, tiny_
         assert isinstance(run, SerialRun)
         assert not run.run(lambda: True)
     assert load_latest(config.folder)[0].path.name == "update-00000000"
+
+
+def test_a_run_is_evaluated_under_other_protocols_without_training_it_again(whole, capsys):
+    folder = str(whole.folder)
+    others = [
+        "--evaluation.offline_protocol=offline_shifted",
+        *("--evaluation.online_protocol", "online_filtered"),
+    ]
+    assert command(["evaluate", folder, "--json", *others]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["protocols"] == {"online": "online_filtered", "offline": "offline_shifted"}
+    assert results_of(whole.folder)["protocols"]["offline"] == "offline"
+    known = results_of(whole.folder)["online"]["offline_context_return"]
+    assert told["offline_context_return"] != known
+    assert command(["evaluate", folder, "--data.seed", "3"]) == 2
+    assert "evaluation alone" in capsys.readouterr().err
