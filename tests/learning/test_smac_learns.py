@@ -154,7 +154,12 @@ def test_labels_that_are_noise_do_not_close_the_gap(trained, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_other_seeds_tell_the_same(trained, folder, seed):
-    results = train(configure(folder, seed))
+    longer = (
+        "--schedule.updates.offline=3000",
+        "--schedule.updates.online=2000",
+        "--hyperparameters.context_half_life=500",
+    )
+    results = train(configure(folder, seed, *longer))
     assert gap(results, "offline") > 0.5
     assert closed(results) > 0.5
     assert score(results, "online", "online_context_return") > 0.7
