@@ -1,5 +1,7 @@
 """A run's configuration: put together from all sections, and the same again once written."""
 
+from pathlib import Path
+
 import pytest
 
 from causeway.cluster.config import (
@@ -95,3 +97,19 @@ def test_the_name_is_told_by_algorithm_family_and_seed_unless_it_is_given(tmp_pa
 def test_sections_refuse_values_that_no_run_can_have(section, given, words):
     with pytest.raises(ValueError, match=words):
         section(**given)
+
+
+RUNS = sorted((Path(__file__).resolve().parents[2] / "deploy" / "runs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_every_experiments_file_is_a_configuration_of_its_algorithm(path):
+    config = load_run_config(path)
+    assert config.run.algorithm in algorithms()
+
+
+@pytest.mark.parametrize("name", ["ldm", "domino"])
+def test_a_method_that_reads_sequences_is_refused_without_any(name):
+    path = next(path for path in RUNS if path.stem == f"{name}-point-robot")
+    with pytest.raises(ConfigError, match=r"sampler\.context_in_order must be true for"):
+        load_run_config(path, ["--sampler.context_in_order=false"])
