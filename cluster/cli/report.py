@@ -68,21 +68,21 @@ def evaluate(
             f"{folder} must have a checkpoint to be evaluated, it has none: the run ended before "
             f"its first; 'causeway resume {folder}' goes on with it"
         )
-    if explore is None and (explore_episodes or keep_episodes) is not None:
+    given = {
+        "exploration": explore,
+        "exploration_episodes": explore_episodes,
+        "kept_episodes": keep_episodes,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    if explore is None and options:
         raise ConfigError(
             "--explore-episodes and --keep-episodes need --explore: say how episodes are gathered"
         )
-    if explore is None and fine_tune_episodes == 0:
+    if not options and fine_tune_episodes == 0:
         result, rows = _under_protocols(config, checkpoint)
     else:
-        given: dict[str, Any] = {"fine_tune_episodes": fine_tune_episodes}
-        if explore is not None:
-            given["exploration"] = explore
-        if explore_episodes is not None:
-            given["exploration_episodes"] = explore_episodes
-        if keep_episodes is not None:
-            given["kept_episodes"] = keep_episodes
-        result, rows = _adapted(config, checkpoint, given, from_logs=explore is None)
+        options["fine_tune_episodes"] = fine_tune_episodes
+        result, rows = _adapted(config, checkpoint, options, from_logs=explore is None)
     if out is not None:
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if as_json:
