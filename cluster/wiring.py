@@ -34,6 +34,7 @@ from causeway.cluster.weights import start_weight_store
 from causeway.datasets.batches import RowLayout
 
 MEETING_S = 60.0
+CRUMB_CPUS = 0.01
 
 Handle = Any  # of an actor; a handle's methods have no types
 
@@ -68,9 +69,11 @@ def wire(config: RunConfig, folder: Path, epoch: int, checkpoint: Checkpoint | N
     cpus = 0.0 if config.ray.is_local else config.collection.cpus_per_collector
     resources = None if config.ray.is_local else config.collection.resources or None
     gpus = 1 if config.trainer.device == "cuda" else 0
+    # On a cluster, none of these goes to a node without CPUs, as those of collectors should be.
+    crumb = 0.0 if config.ray.is_local else CRUMB_CPUS
 
     def actor(component: type, role: str, index: int | None = None, **options: Any) -> Any:
-        options = {"num_cpus": 0, "scheduling_strategy": "DEFAULT", **options}
+        options = {"num_cpus": crumb, "scheduling_strategy": "DEFAULT", **options}
         if component is LearnerActor:  # under Tune, inside the trial's placement group
             del options["scheduling_strategy"]
         return ray.remote(**options)(component).options(name=actor_name(name, role, index))

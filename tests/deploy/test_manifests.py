@@ -153,6 +153,7 @@ def test_a_ray_cluster_survives_what_it_is_made_for(name):
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     assert learner["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]
     assert json.loads(json.loads(collectors["rayStartParams"]["resources"]))["collector"] == 4
+    assert collectors["rayStartParams"]["num-cpus"] == "0"
     assert "tolerations" in collectors["template"]["spec"]
     assert "tolerations" not in learner["template"]["spec"]
     for group, drain_s in ((learner, 120), (collectors, 30)):
@@ -170,6 +171,7 @@ def test_the_jobs_command_is_one_that_causeway_takes():
     config = load_run_config(DEPLOY / file, overrides)
     check_for_cluster(config)
     assert config.collection.resources == {"collector": 1}
+    assert config.collection.cpus_per_collector == 0.0
     assert job["spec"]["metadata"]["run"] == config.name
     assert job["spec"]["metadata"]["family"] == config.data.family
     wait_s = yaml.safe_load(job["spec"]["runtimeEnvYAML"])["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]

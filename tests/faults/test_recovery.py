@@ -151,7 +151,8 @@ def test_a_learner_that_hangs_is_given_up_after_its_time(local_ray, tmp_path, ti
             advance_supervised(run, lambda: run.recovered_after_s)
             goes_on(run)
         finally:
-            os.kill(stopped, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # Ray may have killed it already
+                os.kill(stopped, signal.SIGKILL)
         with capsys.disabled():
             print(f"\nlearner hung: at work again after {time.monotonic() - begun:.1f} s")
         check = end(run, config)
