@@ -20,7 +20,7 @@ told apart by the task. A context longer than a window gives the mean of its win
 context, z is that of a task that training met.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
@@ -271,7 +271,7 @@ class Domino(ContextBased):
         if "contexts" in stage.trains:
             return self._model_losses(batch, generator)
         with torch.no_grad():
-            z = self._policy.embed(batch.context)
+            z = self._policy.embed(self._shortened(batch.context, generator))
         self._met = None if stage.collects else z
         minimised, watched = self.rl.losses(
             batch.transitions, z, next_z=None, improves=stage.collects, generator=generator
@@ -306,6 +306,15 @@ class Domino(ContextBased):
             "information_between": shared.detach(),
         }
         return Losses(minimised, watched)
+
+    @staticmethod
+    def _shortened(context: ContextBatch, generator: torch.Generator) -> ContextBatch:
+        """The beginning of each context, half of them shorter than whole: as within an episode."""
+        num_tasks, length = context.reward.shape
+        device = context.mask.device
+        kept = torch.randint(1, 2 * length, (num_tasks, 1), generator=generator, device=device)
+        place = torch.arange(length, device=device)
+        return replace(context, mask=context.mask & (place < kept))
 
     def _windows(
         self, context: ContextBatch, generator: torch.Generator

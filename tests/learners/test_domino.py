@@ -127,6 +127,16 @@ def test_a_longer_context_gives_the_mean_of_its_whole_windows():
     torch.testing.assert_close(policy.embed(c), expected)
 
 
+def test_acting_is_trained_on_histories_of_any_length():
+    algorithm, context = make(), make_batch().context
+    kept = {
+        int(n)
+        for seed in range(40)
+        for n in algorithm._shortened(context, generator(seed)).mask.sum(1)
+    }
+    assert kept == {1, 2, 3, 4, 5}
+
+
 def test_a_short_history_stands_behind_zeros():
     policy, batch = make().policy(), make_batch()
     c = batch.context
