@@ -215,6 +215,7 @@ def test_a_run_is_steered_from_outside_while_it_goes_on(local_ray, tmp_path, tin
     assert_exact(records, config.folder, open_data(config).layout)
 
 
+@pytest.mark.slow
 def test_rollouts_on_weights_too_old_are_dropped_counted_and_deleted(
     local_ray, tmp_path, tiny_data
 ):

@@ -64,6 +64,7 @@ def test_tasks_that_cannot_be_shared_out_evenly_are_refused(tmp_path, tiny_data)
         )
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize("algorithm", ["macaw", "meta-bc"])
 def test_two_learners_equal_one_with_twice_the_tasks(local_ray, tmp_path, tiny_data, algorithm):

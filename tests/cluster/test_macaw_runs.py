@@ -63,6 +63,7 @@ def test_the_baselines_run_from_the_same_file(algorithm, tmp_path, tiny_data):
     assert set(results_of(config.folder)["offline"]) == RETURNS
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_distributed_run_learns_the_same_as_a_serial_one(local_ray, tmp_path, tiny_data, trained):
     path = write_yaml(tmp_path, tiny_data)

@@ -103,6 +103,7 @@ def test_redis_killed_comes_back_and_has_every_commit(long_run):
     assert_ledger_exact(run)
 
 
+@pytest.mark.slow
 def test_commits_made_while_redis_is_away_reach_it_without_another_one(long_run):
     """The ledger is complete although nothing is collected after the server's return."""
     run = long_run

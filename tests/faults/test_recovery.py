@@ -103,6 +103,7 @@ def test_a_killed_learner_or_stream_comes_back_from_the_last_checkpoint(supervis
     assert "recovered" in kinds
 
 
+@pytest.mark.slow
 def test_a_rollout_whose_labelled_part_is_damaged_is_labelled_anew(supervised, capsys):
     run = supervised
     goes_on(run)
