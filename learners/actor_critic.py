@@ -12,7 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from causeway.datasets.batches import TransitionBatch
-from causeway.learners.formulas import polyak_update_, squashed_draw, tanh_gaussian_log_prob
+from causeway.learners.formulas import (
+    polyak_update_,
+    squashed_draw,
+    standard_normal,
+    tanh_gaussian_log_prob,
+)
 from causeway.learners.networks import (
     Critics,
     LogRatio,
@@ -142,7 +147,9 @@ class ActorCritic:
         mean, log_std = (x.float() for x in self.actor(t.observation, z))
         minimised = {"critic": critic_loss(q, target)}
         watched = {"q_mean": q.detach().mean(), "policy_std": log_std.detach().exp().mean()}
-        own_action, own_log_prob = squashed_draw(mean, log_std, _noise(mean, generator))
+        own_action, own_log_prob = squashed_draw(
+            mean, log_std, standard_normal(mean.shape, mean, generator)
+        )
         if self.config.inner_rl in ("awac", "iql"):
             improves = improves and self.config.reparameterised_weight > 0
             with torch.set_grad_enabled(improves and torch.is_grad_enabled()):
@@ -178,7 +185,9 @@ class ActorCritic:
             value = self.value(t.next_observation, z).float()
             return critic_target(t.reward, t.terminated, value[None], **scale)
         mean, log_std = (x.float() for x in self.actor(t.next_observation, z))
-        action, log_prob = squashed_draw(mean, log_std, _noise(mean, generator))
+        action, log_prob = squashed_draw(
+            mean, log_std, standard_normal(mean.shape, mean, generator)
+        )
         q = self.target_critics(t.next_observation, action, z).float()
         if config.inner_rl == "sac":
             weight = config.entropy_weight
@@ -220,7 +229,3 @@ class ActorCritic:
             "actor": reparameterised_loss(own_q, weight=1.0) + weight * penalty,
             "divergence": divergence_loss(own, data),
         }
-
-
-def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=like.device)

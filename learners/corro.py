@@ -32,6 +32,7 @@ from causeway.learners.algorithm import Losses, Stage
 from causeway.learners.context_based import ContextBased
 from causeway.learners.context_config import ContextConfig
 from causeway.learners.context_losses import info_nce, reward_loss
+from causeway.learners.formulas import standard_normal
 from causeway.learners.latent_policy import (
     DecodesRewards,
     PointPolicy,
@@ -267,7 +268,7 @@ class Corro(ContextBased):
         given = torch.cat([t.observation, t.action], dim=-1).flatten(0, 1)
         told = torch.cat([t.next_observation, t.reward[..., None]], dim=-1).flatten(0, 1)
         mean, log_variance = self.cvae.encode(given, told)
-        c = mean + torch.exp(0.5 * log_variance) * _noise(mean.shape, mean, generator)
+        c = mean + torch.exp(0.5 * log_variance) * standard_normal(mean.shape, mean, generator)
         loss = cvae_loss(
             self.cvae.decode(given, c),
             told,
@@ -309,7 +310,7 @@ class Corro(ContextBased):
         if self.config.generates:
             drawn = self._generated(given, count, generator)
         else:
-            noise = _noise((len(anchor), count), anchor, generator)
+            noise = standard_normal((len(anchor), count), anchor, generator)
             other = randomised_rewards(reward[:, 0], noise, scale=self.config.reward_noise)
             drawn = torch.cat([following[:, None].expand(-1, count, -1), other[..., None]], dim=-1)
         same = given[:, None].expand(-1, count, -1)
@@ -321,7 +322,7 @@ class Corro(ContextBased):
         """What the CVAE says may follow, from latents of its prior."""
         shape = (len(given), count, self.config.cvae_latent_dim)
         return self.cvae.decode(
-            given[:, None].expand(-1, count, -1), _noise(shape, given, generator)
+            given[:, None].expand(-1, count, -1), standard_normal(shape, given, generator)
         )
 
     def _rl_losses(self, batch: MetaBatch, stage: Stage, generator: torch.Generator) -> Losses:
@@ -350,7 +351,3 @@ def _spread(drawn: Float[Tensor, "M n P"], told: Float[Tensor, "M P"]) -> Float[
     Near 0, a generator ignores its latent and its negatives are no negatives.
     """
     return (drawn.std(1, unbiased=False).mean() / told.std(0, unbiased=False).mean()).float()
-
-
-def _noise(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, device=like.device)

@@ -4,7 +4,7 @@ Each is a pure function of tensors, except `polyak_update_`, whose underscore sa
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,11 @@ def kl_between_gaussians(
     return 0.5 * (p_variance / q_variance + distance - 1.0 - (p_variance / q_variance).log()).sum(
         -1
     )
+
+
+def standard_normal(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws from N(0, 1), of the shape, on the device where `like` is."""
+    return torch.randn(shape, generator=generator, device=like.device)
 
 
 def draw_gaussian(

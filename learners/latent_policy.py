@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 from causeway.datasets.batches import ContextBatch, TransitionBatch
 from causeway.learners.context_config import ContextConfig
-from causeway.learners.formulas import draw_gaussian, masked_mean, product_of_gaussians
+from causeway.learners.formulas import (
+    draw_gaussian,
+    masked_mean,
+    product_of_gaussians,
+    standard_normal,
+)
 from causeway.learners.networks import (
     GaussianEncoder,
     PointEncoder,
@@ -61,7 +66,7 @@ class LatentPolicy(nn.Module, ABC):
         mean, log_std = (x[:, 0] for x in self.actor(observation[:, None], latent))
         if generator is None:
             return torch.tanh(mean)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        noise = standard_normal(mean.shape, mean, generator)
         return torch.tanh(mean + log_std.exp() * noise)
 
     @torch.no_grad()
@@ -141,7 +146,7 @@ class GaussianPolicy(LatentPolicy):
     @torch.no_grad()
     def draw(self, belief: Tensor, generator: torch.Generator) -> Float[Tensor, "N Z"]:
         """One z per task."""
-        noise = torch.randn(belief[:, 0].shape, generator=generator, device=belief.device)
+        noise = standard_normal(belief[:, 0].shape, belief, generator)
         return draw_gaussian(belief, noise)
 
 

@@ -30,7 +30,7 @@ from causeway.learners.actor_critic import ActorCritic
 from causeway.learners.algorithm import Losses, Stage
 from causeway.learners.context_based import ContextBased
 from causeway.learners.context_config import ContextConfig
-from causeway.learners.formulas import draw_gaussian, kl_between_gaussians
+from causeway.learners.formulas import draw_gaussian, kl_between_gaussians, standard_normal
 from causeway.learners.latent_policy import PointPolicy, TaskMemory
 from causeway.learners.networks import TanhGaussianActor
 from causeway.learners.sequences import LatentDynamicsVae, SequenceEncoder
@@ -173,7 +173,7 @@ class LdmPolicy(PointPolicy):
         Dropout stays on, as in the paper. A mixture is of latents that training met last.
         """
         config, belief = self.config, self.vae.belief(context)[:, -1]
-        real = draw_gaussian(belief, _noise(belief[:, 0].shape, belief, generator))
+        real = draw_gaussian(belief, standard_normal(belief[:, 0].shape, belief, generator))
         known = self.dynamics_memory.latents
         count = min(config.mixture_tasks, len(known))
         chosen = torch.randperm(len(known), generator=generator, device=known.device)[:count]
@@ -224,7 +224,7 @@ class Ldm(ContextBased):
         if not stage.collects:
             with torch.no_grad():
                 belief = self.vae.belief(batch.context)[:, -1]
-                m = draw_gaussian(belief, _noise(belief[:, 0].shape, belief, generator))
+                m = draw_gaussian(belief, standard_normal(belief[:, 0].shape, belief, generator))
                 self._met_dynamics = m
                 batch = self.with_imaginary_tasks(batch, m, generator)
         z = self._policy.encoder.last(batch.context)
@@ -287,7 +287,7 @@ class Ldm(ContextBased):
         order = torch.randperm(length, generator=generator, device=kl.device)
         chosen = order[: config.prefixes]
         belief = chain[:, 1:][:, chosen].flatten(0, 1)  # [N * P, 2, Z]
-        m = draw_gaussian(belief, _noise(belief[:, 0].shape, belief, generator))
+        m = draw_gaussian(belief, standard_normal(belief[:, 0].shape, belief, generator))
         whole = [
             part.repeat_interleave(len(chosen), 0)
             for part in (context.observation, context.action, context.next_observation)
@@ -322,10 +322,6 @@ def _joined(first: B, second: B) -> B:
 def _fields(batch: ContextBatch | TransitionBatch) -> dict[str, Tensor]:
     names = [name for name in batch.__dataclass_fields__ if name != "outcomes"]
     return {name: getattr(batch, name) for name in names}
-
-
-def _noise(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, device=like.device)
 
 
 def _exponential(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:

@@ -26,7 +26,7 @@ from causeway.learners.algorithm import Losses, Stage
 from causeway.learners.context_based import ContextBased
 from causeway.learners.context_config import ContextConfig
 from causeway.learners.context_losses import kl_loss
-from causeway.learners.formulas import draw_gaussian, kl_to_standard_normal
+from causeway.learners.formulas import draw_gaussian, kl_to_standard_normal, standard_normal
 from causeway.learners.latent_policy import GaussianPolicy
 from causeway.learners.networks import GaussianEncoder
 
@@ -76,7 +76,7 @@ class Pearl(ContextBased):
         """Critics' and actor's, and the KL of the belief; one z per task."""
         config = self.config
         belief = self._policy.belief(batch.context)
-        noise = torch.randn(belief[:, 0].shape, generator=generator, device=belief.device)
+        noise = standard_normal(belief[:, 0].shape, belief, generator)
         minimised: dict[str, Tensor]
         minimised, watched = self.rl.losses(
             batch.transitions,

@@ -27,7 +27,7 @@ from causeway.learners.algorithm import Losses, Stage
 from causeway.learners.context_based import ContextBased
 from causeway.learners.context_config import ContextConfig
 from causeway.learners.context_losses import kl_loss, reward_loss
-from causeway.learners.formulas import draw_gaussian, kl_to_standard_normal
+from causeway.learners.formulas import draw_gaussian, kl_to_standard_normal, standard_normal
 from causeway.learners.latent_policy import DecodesRewards, GaussianPolicy
 from causeway.learners.networks import GaussianEncoder, RewardDecoder, TanhGaussianActor
 
@@ -96,13 +96,13 @@ class Smac(ContextBased):
         learns_context = "encoder" in stage.trains
         with torch.set_grad_enabled(learns_context and torch.is_grad_enabled()):
             belief = self._policy.belief(batch.context)
-            z = draw_gaussian(belief, self._noise(belief[:, 0], generator))
+            z = draw_gaussian(belief, standard_normal(belief[:, 0].shape, belief, generator))
         minimised: dict[str, Tensor] = {}
         if learns_context:
             minimised |= self._context_losses(batch, belief, z)
         next_z = None
         if self.config.next_latent == "fresh":
-            next_z = draw_gaussian(belief.detach(), self._noise(z, generator))
+            next_z = draw_gaussian(belief.detach(), standard_normal(z.shape, z, generator))
         rl_losses, watched = self.rl.losses(
             batch.transitions,
             z.detach(),
@@ -124,7 +124,3 @@ class Smac(ContextBased):
             "reward": reward_loss(predicted, data.reward, mask, reduction=config.reward_error),
             "kl": kl_loss(belief, kl_weight=config.kl_weight, over_tasks=config.kl_over_tasks),
         }
-
-    @staticmethod
-    def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.randn(like.shape, generator=generator, device=like.device)
