@@ -151,9 +151,18 @@ class Control:
 
     # What people ask. These raise RedisAwayError when nobody hears it.
 
-    def begin(self) -> None:
-        """Withdraws the order to stop of a run that has ended, for it to begin again."""
-        self._link.call(lambda client: client.hdel(self._commands_key, "stop"))
+    def begin(self, configured_collectors: int) -> None:
+        """Withdraws what was asked of a run that has ended, for it to begin again.
+
+        That is the order to stop, and a number of collectors if another one than at the last start
+        is configured now: whoever changes it means it. A pause goes on.
+        """
+        withdrawn, configured = ["stop"], str(configured_collectors)
+        key, name = self._commands_key, "configured_collectors"
+        if self._link.call(lambda client: client.hget(key, name)) not in (None, configured):
+            withdrawn.append("collectors")
+        self._link.call(lambda client: client.hdel(key, *withdrawn))
+        self._link.call(lambda client: client.hset(key, name, configured))
 
     def set_collectors(self, count: int) -> None:
         """Asks for so many collectors."""

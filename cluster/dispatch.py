@@ -64,7 +64,7 @@ class DistributedRun:
         stages = load_algorithm(config.run.algorithm).STAGES
         self.schedule = Schedule(stages, config.schedule, config.collection, position)
         epoch = services.ledger.open_epoch()
-        self._control.begin()
+        self._control.begin(config.collection.collectors)
         self._commands = self._control.commands()
         self._parts: Parts = wire(config, self._folder, epoch, checkpoint)
         try:

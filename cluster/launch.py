@@ -21,6 +21,7 @@ from causeway.cluster.config import CONFIG_NAME, RunConfig, load_run_config, sav
 from causeway.cluster.config_io import ConfigError
 from causeway.cluster.progress import ProgressView
 from causeway.cluster.recorder import RESULTS_NAME, Recorder
+from causeway.cluster.streams import check_same_data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,20 +105,31 @@ def evaluated_otherwise(config: RunConfig, folder: Path, overrides: Sequence[str
 def existing_run(folder: Path) -> tuple[RunConfig, Checkpoint | None, list[str]]:
     """A run's configuration, its newest whole checkpoint, and what was wrong with newer ones.
 
-    Where the folder has lost its checkpoints, the newest copy is fetched, if there are copies.
     There is no checkpoint where the run ended before its first; it then goes on from nothing.
 
     Raises:
         ConfigError: this is not the folder of a run, or not under the run's name.
         CheckpointError: it has checkpoints but none that can be used.
     """
-    config, faults = run_in(folder), []
-    if not has_checkpoints(folder):
+    config = run_in(folder)
+    return config, *newest_checkpoint(config)
+
+
+def newest_checkpoint(config: RunConfig) -> tuple[Checkpoint | None, list[str]]:
+    """A run's newest whole checkpoint if it has any, and what was wrong with newer ones.
+
+    Where its folder has lost them, the newest copy is fetched, if there are copies.
+
+    Raises:
+        CheckpointError: it has checkpoints but none that can be used.
+    """
+    faults: list[str] = []
+    if not has_checkpoints(config.folder):
         if config.checkpoint_copies is None or not has_copies(config.checkpoint_copies):
-            return config, None, []
-        faults = fetch_latest(config.checkpoint_copies, folder)
-    checkpoint, local_faults = load_latest(folder)
-    return config, checkpoint, [*faults, *local_faults]
+            return None, []
+        faults = fetch_latest(config.checkpoint_copies, config.folder)
+    checkpoint, local_faults = load_latest(config.folder)
+    return checkpoint, [*faults, *local_faults]
 
 
 def run_in(folder: Path) -> RunConfig:
@@ -152,6 +164,8 @@ def launch(config: RunConfig, checkpoint: Checkpoint | None, view: ProgressView)
             overwrite=False,
             progress=lambda done, total: view.update(completed=done, total=total),
         )
+    if checkpoint is not None:
+        check_same_data(config, checkpoint.state["run"]["stream"])
     view.update(phase="starting", note=str(folder))
     recorder = Recorder(config, folder, view)
     try:

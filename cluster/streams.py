@@ -4,7 +4,7 @@ A stream opens the data set, draws blocks of meta-batches for the learner, hands
 collectors, and takes labelled rollouts in. Under Ray it is an actor; in a serial run an object.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,12 @@ class TaskStream:
         self._tasks: dict[int, Task] = {}
         self._buffers: dict[int, TaskBuffer] = {}
         self._open = [self._join(self._store, few_of(tasks, config), first_id=0)]
+        self._identities = [self._store.manifest.identity]
         check_faults(self._store, config)
         for index, path in enumerate(config.data.added_paths, 1):
             store, joining = open_added(config, path)
             self._open.append(self._join(store, joining, first_id=index * ADDED_ID))
+            self._identities.append(store.manifest.identity)
         self._sampler = MetaSampler(self._buffers, config.sampler, config.run.seed)
         self._online: list[dict[str, Any]] = []  # the labelled parts in the order they came
         self.lost: dict[int, DatasetError] = {}  # labelled rollouts that cannot be read again
@@ -142,8 +144,12 @@ class TaskStream:
         )
 
     def state(self) -> dict[str, Any]:
-        """Random state and the online parts in their order, in JSON's types."""
-        return {"sampler": self._sampler.state_dict(), "online": list(self._online)}
+        """What was drawn from and how far, and the online parts in order; in JSON's types."""
+        return {
+            "data": self._identities,
+            "sampler": self._sampler.state_dict(),
+            "online": list(self._online),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continues from `state()`; online parts are read again from the run's folder.
@@ -247,6 +253,19 @@ def open_added(config: RunConfig, path: str) -> tuple[DatasetStore, tuple[Task, 
         )
     check_faults(store, config)
     return store, find_split(load_family(config.data.family), store.manifest.split).train
+
+
+def check_same_data(config: RunConfig, state: Mapping[str, Any]) -> None:
+    """Raises DatasetError where a stream's state is not of the run's data sets."""
+    stores = [open_data(config), *(open_added(config, path)[0] for path in config.data.added_paths)]
+    identities = [store.manifest.identity for store in stores]
+    if state.get("data", identities) != identities:  # older states do not tell
+        paths = (config.data.path, *config.data.added_paths)
+        raise DatasetError(
+            f"{', '.join(paths)} must hold the data that the run has been trained on, but the "
+            "manifest lists other parts: give their place as data.path (and data.added_paths), or "
+            "train another run"
+        )
 
 
 def few_of(tasks: Sequence[Task], config: RunConfig) -> Sequence[Task]:

@@ -6,6 +6,7 @@
 A data set is what its manifest lists. Other files in its folder are no part of it.
 """
 
+import hashlib
 import json
 import math
 import types
@@ -149,6 +150,12 @@ class Manifest:
     def layout(self) -> RowLayout:
         """How its transitions lie in rows."""
         return RowLayout(self.observation_size, self.action_size)
+
+    @property
+    def identity(self) -> str:
+        """A checksum of what transitions there are, by task and in order; not of where they lie."""
+        parts = [(task.id, part.sha256) for task in self.tasks for part in task.parts]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def task(self, task_id: int) -> TaskEntry:
         """The task of that id."""

@@ -52,7 +52,7 @@ class Command:
 
 COMMANDS = (
     Command(name="train", run=train, takes_overrides=True),
-    Command(name="resume", run=resume),
+    Command(name="resume", run=resume, takes_overrides=True),
     Command(name="submit", run=submit, takes_overrides=True),
     Command(name="status", run=status),
     Command(name="scale", run=scale),

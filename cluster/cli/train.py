@@ -40,7 +40,7 @@ def train(
 
     config = _configured(file, resume_from, add_data or [], overrides_of(context))
     if or_resume and has_run(config):
-        resume(config.folder)
+        _go_on(config.folder, overrides_of(context))
         return
     config, _ = new_run(config)
     with ProgressView(config.name) as view:
@@ -67,15 +67,24 @@ def _configured(
     return continued_run(resume_from, add_data, overrides)
 
 
-def resume(folder: RunFolder) -> None:
-    """Go on with a run from its last checkpoint, or from the beginning where it has none."""
-    from causeway.cluster.launch import existing_run, launch
-    from causeway.cluster.progress import ProgressView
+def resume(context: typer.Context, folder: RunFolder) -> None:
+    """Go on with a run from its last checkpoint, or from the beginning where it has none.
 
-    config, checkpoint, faults = existing_run(folder)
+    Overrides such as --trainer.device cpu or --collection.collectors 2 fit it to another machine.
+    Those that would change what is learned are refused.
+    """
+    _go_on(folder, overrides_of(context))
+
+
+def _go_on(folder: Path, overrides: tuple[str, ...]) -> None:
+    from causeway.cluster.launch import launch
+    from causeway.cluster.progress import ProgressView
+    from causeway.cluster.resuming import resumed_run
+
+    config, checkpoint, notes = resumed_run(folder, overrides)
     with ProgressView(config.name) as view:
-        for fault in faults:
-            view.print(fault)
+        for note in notes:
+            view.print(note)
         outcome = launch(config, checkpoint, view)
     _tell(outcome)
 

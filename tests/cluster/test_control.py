@@ -46,8 +46,19 @@ def test_a_run_hears_what_is_asked_elsewhere(control, console):
     console.unpause()
     console.request_stop("the node goes away")
     assert control.commands() == Commands(collectors=7, stop="the node goes away")
-    control.begin()
+    control.begin(2)
     assert control.commands() == Commands(collectors=7)
+
+
+def test_a_number_of_collectors_that_was_asked_for_holds_until_another_one_is_configured(
+    control, console
+):
+    control.begin(2)
+    console.set_collectors(7)
+    control.begin(2)
+    assert control.commands().collectors == 7
+    control.begin(3)
+    assert control.commands().collectors is None
 
 
 def test_every_request_for_a_checkpoint_is_answered_once(control, console):
