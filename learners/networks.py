@@ -43,12 +43,12 @@ class EnsemblePerceptron(nn.Module):
         """Every member's output for the same inputs."""
         members = len(self.weights[0])
         hidden = x.expand(members, *x.shape)
-        last = len(self.weights) - 1
-        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = torch.baddbmm(bias, hidden, weight)
-            if index < last:
-                hidden = F.relu(hidden)
-        return hidden
+        *inner, (weight, bias) = zip(self.weights, self.biases, strict=True)
+        for inner_weight, inner_bias in inner:
+            hidden = F.relu(torch.baddbmm(inner_bias, hidden, inner_weight))
+        # In full precision: bfloat16 would round a value of 500 to a multiple of 2.
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.baddbmm(bias, hidden.to(bias.dtype), weight)
 
 
 class Critics(nn.Module):
