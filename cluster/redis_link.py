@@ -35,6 +35,7 @@ ABSENCES = (
     TryAgainError,
 )
 DISK_FULL = "MISCONF"  # the server cannot persist; the library has no class for it
+NOT_TRUSTED = "CERTIFICATE_VERIFY_FAILED"  # OpenSSL's word; the library keeps the text alone
 
 
 class RedisAwayError(RuntimeError):
@@ -62,7 +63,8 @@ def connect(url: str, config: LinkConfig) -> redis.Redis:
     library's own default would hold the caller for seconds.
 
     Raises:
-        RedisServerError: nothing answers there, or the password is wrong.
+        RedisServerError: nothing answers there, the password is wrong, or, over TLS, the server is
+            not the one that it should be.
     """
     client = redis.Redis.from_url(
         url,
@@ -75,10 +77,7 @@ def connect(url: str, config: LinkConfig) -> redis.Redis:
         client.ping()
     except redis.RedisError as error:
         client.close()
-        raise RedisServerError(
-            f"no Redis answers at {_without_password(url)} ({error}): check that the server runs, "
-            "that this machine reaches it, and that the URL carries its password if it has one"
-        ) from error
+        raise RedisServerError(_explain(url, error)) from error
     return client
 
 
@@ -131,6 +130,22 @@ class RedisLink:
         self._next_attempt = now + max(self._config.retry_every_s, 9.0 * (now - started))
         self._reason = f"{type(error).__name__}: {error}"
         return RedisAwayError(f"Redis does not answer ({self._reason})")
+
+
+def _explain(url: str, error: Exception) -> str:
+    """Why there is no connection, and what to do."""
+    place = _without_password(url)
+    if NOT_TRUSTED in str(error):
+        return (
+            f"the Redis at {place} is not trusted ({error}): its certificate must name the host in "
+            "the URL and be signed by an authority of the file that the URL gives as "
+            "?ssl_ca_certs=/path/ca.crt, or without one by an authority that this system trusts"
+        )
+    return (
+        f"no Redis answers at {place} ({error}): check that the server runs, that this machine "
+        "reaches it, that files named in the URL are there, that it carries the password if there "
+        "is one, and that it begins with rediss:// where the server speaks TLS"
+    )
 
 
 def _without_password(url: str) -> str:

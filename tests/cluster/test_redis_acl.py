@@ -51,5 +51,5 @@ def test_that_user_reaches_nothing_else(user_url):
 def test_a_wrong_password_is_told_without_it(user_url):
     with pytest.raises(RedisServerError) as raised:
         connect(user_url.replace("secret", "guess"), LinkConfig())
-    assert "carries its password" in str(raised.value)
+    assert "carries the password" in str(raised.value)
     assert "guess" not in str(raised.value)
