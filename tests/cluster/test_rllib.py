@@ -10,7 +10,6 @@ import sys
 import pytest
 import ray
 import torch
-from ray import tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModule
@@ -19,7 +18,6 @@ from causeway.cluster.checkpoint import CheckpointError, save_checkpoint
 from causeway.cluster.config import load_run_config
 from causeway.cluster.config_io import ConfigError
 from causeway.cluster.control import Control, ControlConfig
-from causeway.cluster.ray_local import RayConfig, ray_session
 from causeway.cluster.redis_link import LinkConfig, connect
 from causeway.cluster.redis_server import embedded_url
 from causeway.cluster.rllib import Causeway, CausewayConfig, module_spec
@@ -27,7 +25,6 @@ from causeway.datasets.batches import ContextBatch
 from tests.cluster.rllib_alone import MARK
 from tests.tiny_runs import results_of, write_yaml
 
-SEARCHED = "hyperparameters.learning_rate"
 RETURNS = {"prior_return", "online_context_return", "offline_context_return"}
 
 
@@ -315,37 +312,3 @@ def test_a_trial_asks_for_a_place_for_each_learner_and_none_for_itself(tmp_path,
     main, *places = Causeway.default_resource_request(two).bundles
     assert places == [{**place, "GPU": 1.0}] * 2
     assert main.keys() == {"memory"}
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_tune_sweeps_over_hyperparameters(tmp_path, tiny_data):
-    config = CausewayConfig().causeway(
-        path=write_yaml(tmp_path, tiny_data),
-        overrides=[f"--data.path={tmp_path}/absent", "--data.episodes_per_task=2"],
-        search={
-            SEARCHED: tune.grid_search([1e-3, 1e-4]),
-            "hyperparameters.temperature": tune.uniform(1.0, 100.0),
-        },
-    )
-    tuner = tune.Tuner(
-        Causeway,
-        param_space=config,
-        tune_config=tune.TuneConfig(metric="returns/online_context_return", mode="max"),
-        run_config=tune.RunConfig(
-            storage_path=str(tmp_path / "tune"),
-            verbose=0,
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True),
-        ),
-    )
-    # One CPU, for which the trials take turns: each has its learner in its placement group.
-    with ray_session(RayConfig(num_cpus=1, object_store_bytes=200_000_000)):
-        results = tuner.fit()
-        assert results.errors == []
-        assert [result.metrics["updates"] for result in results] == [40, 40]
-        assert len({result.metrics["returns"]["prior_return"] for result in results}) == 2
-        assert causeway_actors() == []
-        best = Causeway.from_checkpoint(results.get_best_result().checkpoint)
-        found = best._run_config().hyperparameters.learning_rate
-        assert found == results.get_best_result().config["causeway_search"][SEARCHED]
-        best.stop()
