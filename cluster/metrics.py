@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -86,14 +86,19 @@ class MetricsWriter:
 
     Opened on a file that exists it goes on: a line that a crash cut short is removed, and `time_s`
     continues from the last row, so that it counts the seconds the run has been at work.
+
+    Args:
+        path: of the file.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._clock = clock
         self._file: IO[bytes] = path.open("ab+", buffering=0)
         self._cut_torn_line()
         worked_s = read_metrics(path)[-1]["time_s"] if path.stat().st_size else 0.0
-        self._started = time.monotonic() - worked_s
+        self._started = clock() - worked_s
 
     def __enter__(self) -> Self:
         return self
@@ -109,7 +114,7 @@ class MetricsWriter:
     @property
     def time_s(self) -> float:
         """For how long the run has been at work, pauses between its processes left out."""
-        return time.monotonic() - self._started
+        return self._clock() - self._started
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends a row and the time it was made.

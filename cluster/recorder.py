@@ -3,8 +3,9 @@
 import json
 import os
 import subprocess
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,18 @@ class Recorder:
         config: of the run.
         folder: the run's own.
         view: where to show it; None shows nothing.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, config: RunConfig, folder: Path, view: ProgressView | None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        view: ProgressView | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._config, self._folder, self._view = config, folder, view
-        self._writer = MetricsWriter(folder / METRICS_NAME)
+        self._writer = MetricsWriter(folder / METRICS_NAME, clock)
         self._evaluations = _read(folder / EVALUATIONS_NAME) or {"stages": {}, "curve": []}
         # Time, updates and environment steps of the last rows. Blocks may be noted two at a time,
         # so the distance between two rows tells no rate.

@@ -69,9 +69,9 @@ def tiny_config(folder: Path, data: Path, *overrides: str, **given: object) -> R
 
 
 @contextlib.contextmanager
-def serial_run(config, checkpoint=None):
+def serial_run(config, checkpoint=None, clock=time.monotonic):
     """A serial run that is closed at the end."""
-    with contextlib.closing(Recorder(config, config.folder, None)) as recorder:
+    with contextlib.closing(Recorder(config, config.folder, None, clock)) as recorder:
         run = SerialRun(config, config.folder, recorder, checkpoint)
         with contextlib.closing(run):
             yield run

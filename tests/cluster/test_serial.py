@@ -171,14 +171,19 @@ def test_without_any_whole_checkpoint_every_fault_is_told(tmp_path, tiny_data):
 
 
 def test_the_rate_after_a_resume_counts_from_the_checkpoint(tmp_path, tiny_data):
-    config = tiny_config(tmp_path, tiny_data)
-    with serial_run(config) as run:
-        run.run(lambda: run.schedule.position.updates >= 35)
-    before = len(read_metrics(config.folder / "metrics.jsonl"))
-    go_on(config)
+    config, now = tiny_config(tmp_path, tiny_data), [0.0]
+    with serial_run(config, clock=lambda: now[0]) as run:
+        while run.schedule.position.updates < 35:
+            now[0] += 0.25
+            run.step()
+        run.save()
+    checkpoint, _ = load_latest(config.folder)
+    with serial_run(config, checkpoint, clock=lambda: now[0]) as run:
+        now[0] += 0.5
+        run.step()
     rows = read_metrics(config.folder / "metrics.jsonl")
-    seconds = rows[before]["time_s"] - rows[before - 1]["time_s"]
-    assert rows[before]["updates_per_s"] * seconds < 35
+    assert [(row["updates"], row["updates_per_s"]) for row in rows[-2:]] == [(35, 20.0), (40, 10.0)]
+    assert [row["time_s"] for row in rows[-2:]] == [1.75, 2.25]
 
 
 def test_a_stage_of_no_updates_is_passed_over(tmp_path, tiny_data):
