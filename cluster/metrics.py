@@ -34,11 +34,15 @@ class Metric:
     unit: str
     help: str
     tag: str | None = None  # the label that the keys of a nested field become
+    labels: tuple[str, ...] = ()  # of these, those whose first count must not go unseen
 
 
-def _counter(field: str, unit: str, text: str, tag: str | None = None) -> Metric:
+def _counter(
+    field: str, unit: str, text: str, tag: str | None = None, labels: tuple[str, ...] = ()
+) -> Metric:
+    name = f"causeway_{field}"
     return Metric(
-        name=f"causeway_{field}", field=field, kind="counter", unit=unit, help=text, tag=tag
+        name=name, field=field, kind="counter", unit=unit, help=text, tag=tag, labels=labels
     )
 
 
@@ -69,7 +73,13 @@ CATALOGUE: tuple[Metric, ...] = (
     _counter("deaths", "actors", "Collectors lost or dismissed for a failure"),
     _counter("restarts", "actors", "Collectors created in the place of a lost one"),
     _counter("shards_committed", "shards", "Shards of rollouts in the ledger"),
-    _counter("shards_dropped", "shards", "Shards given up, per reason", tag="reason"),
+    _counter(
+        "shards_dropped",
+        "shards",
+        "Shards given up, per reason",
+        tag="reason",
+        labels=("stale", "fenced", "conflict", "refused"),
+    ),
     _gauge("spooled", "shards", "Commits that wait for Redis to return"),
     _gauge("redis_away_s", "s", "For how long Redis has been away; 0 while it is there"),
     _counter("quarantined", "files", "Files of data found damaged and left out"),
@@ -156,7 +166,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class RayMetrics:
-    """Shows rows as Ray's metrics, from where Prometheus scrapes them. Needs a running Ray."""
+    """Shows rows as Ray's metrics, from where Prometheus scrapes them. Needs a running Ray.
+
+    Counters are there from the beginning, at 0: of one that appears at 1, Prometheus sees no
+    increase, so an alert on it would miss what happens once.
+    """
 
     def __init__(self, run: str) -> None:
         from ray.util.metrics import Counter, Gauge
@@ -168,7 +182,12 @@ class RayMetrics:
             kind = Counter if metric.kind == "counter" else Gauge
             tags = ("run",) if metric.tag is None else ("run", metric.tag)
             description = f"{metric.help} [{metric.unit}]"
-            self._metrics[metric.name] = kind(metric.name, description=description, tag_keys=tags)
+            shown = kind(metric.name, description=description, tag_keys=tags)
+            self._metrics[metric.name] = shown
+            if metric.kind == "counter":
+                for label in metric.labels if metric.tag is not None else ("",):
+                    # `inc`, which does no more than this, refuses 0.
+                    shown._record(0.0, tags=self._tags_of(metric, label))
 
     def record(self, row: Mapping[str, Any]) -> None:
         """Sets gauges to the row's values and brings counters up to its totals.
@@ -188,8 +207,7 @@ class RayMetrics:
     def _show(self, metric: Metric, label: str, number: float) -> None:
         from ray.util.metrics import Counter
 
-        tags = self._tags if metric.tag is None else {**self._tags, metric.tag: label}
-        shown = self._metrics[metric.name]
+        tags, shown = self._tags_of(metric, label), self._metrics[metric.name]
         if not isinstance(shown, Counter):
             shown.set(number, tags=tags)
             return
@@ -197,6 +215,9 @@ class RayMetrics:
         if increase > 0.0:
             shown.inc(increase, tags=tags)
             self._totals[metric.name, label] = number
+
+    def _tags_of(self, metric: Metric, label: str) -> dict[str, str]:
+        return self._tags if metric.tag is None else {**self._tags, metric.tag: label}
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import ray
 
+from causeway.cluster.intake import REFUSED
 from causeway.cluster.metrics import CATALOGUE, MetricsWriter, RayMetrics, read_metrics
 
 
@@ -107,3 +108,38 @@ def test_rays_exporter_shows_gauges_and_counters_under_the_catalogues_names(loca
     series = next(x for x in text.splitlines() if x.startswith("ray_causeway_losses{"))
     assert 'loss="critic"' in series
     assert 'run="run-1"' in series
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(
+    importlib.util.find_spec("aiohttp") is None,
+    reason="this Ray exports no metrics: its extra is missing, pip install 'ray[default]'",
+)
+def test_counters_are_there_before_anything_is_counted(local_ray):
+    """Else an alert on an increase would miss the first count."""
+    RayMetrics("run-2")
+    counters = [metric for metric in CATALOGUE if metric.kind == "counter"]
+    expected = {
+        (f"ray_{metric.name}_total", frozenset({("run", "run-2"), *label}))
+        for metric in counters
+        for label in ([{(metric.tag, one)} for one in metric.labels] if metric.tag else [set()])
+    }
+    assert len(expected) > len(counters)
+    port, deadline = ray.nodes()[0]["MetricsExportPort"], time.monotonic() + 60.0
+    while missing := {one for one in expected if not shows(scrape(port), *one, number=0.0)}:
+        assert time.monotonic() < deadline, missing
+        time.sleep(0.5)
+
+
+def shows(text, name, labels, *, number):
+    """Whether there is a series of that name with at least these labels, at that number."""
+    for line in text.splitlines():
+        found = set(re.findall(r'(\w+)="([^"]*)"', line))
+        if line.startswith(f"{name}{{") and labels <= found:
+            return float(line.rsplit(" ", 1)[1]) == number
+    return False
+
+
+def test_the_labels_that_begin_at_0_are_those_of_refused_commits():
+    (dropped,) = [metric for metric in CATALOGUE if metric.field == "shards_dropped"]
+    assert {result.value for result in REFUSED} <= set(dropped.labels)
