@@ -71,7 +71,6 @@ def ask(url, expression):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus is on PATH")
 def test_every_metric_and_every_panel_has_data_of_a_real_run(local_ray, tmp_path):
     data = make_data(tmp_path / "data")

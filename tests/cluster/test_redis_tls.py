@@ -1,6 +1,7 @@
 """Redis over TLS: a run's services as a user of their own, and who is not let in or not trusted."""
 
 import contextlib
+import os
 import shlex
 import shutil
 import socket
@@ -24,6 +25,7 @@ AUTHORITY = (  # as deploy/kuberay/tls/kustomization.yaml makes one
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 "
     "-subj /CN=authority -addext keyUsage=critical,keyCertSign -keyout ca.key -out ca.crt"
 )
+SERVER = "CAUSEWAY_TLS_REDIS"  # a server to take where those on PATH have no TLS
 START_S = 10.0
 
 
@@ -49,7 +51,8 @@ def certificates(tmp_path_factory):
 
 def servers():
     """The servers that there are; not each is built with TLS."""
-    found = [shutil.which(name) for name in ("valkey-server", "redis-server")]
+    named = os.environ.get(SERVER, "")
+    found = [shutil.which(name) for name in (named, "valkey-server", "redis-server")]
     with contextlib.suppress(RedisServerError):
         found.append(str(find_server_binary()))
     return list(dict.fromkeys(path for path in found if path is not None))
