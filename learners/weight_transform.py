@@ -173,6 +173,7 @@ class _Path:
             self.latent = transform.latent.expand(num_tasks, -1)
             theta = self._products.times(transform.latent[None])[0] + theta
         self.theta = theta.expand(num_tasks, -1)
+        self._bases = [self.theta.detach()]  # W z + b before each step and behind the last
 
     def step(self, gradient: Float[Tensor, "N P"]) -> None:
         if self.latent is not None:
@@ -186,18 +187,20 @@ class _Path:
         else:
             self._steps.append((gradient, None))
             base = self._transform.offset.expand_as(gradient)
+        self._bases.append(base.detach())
         self.theta = self._behind(base, self.latent, [1.0] * len(self._steps))
 
     def following(self, rate: float) -> Float[Tensor, "N P"]:
         count = len(self._steps)
         shares = [1.0 - (1.0 - rate) ** (count - k) for k in range(count)]  # of each step
-        base, latent = self._transform.offset.expand_as(self.theta), None
-        if self.latent is not None and self._transform.matrix is not None:
+        base, latent = self._bases[0], None
+        for behind in self._bases[1:]:  # W z + b follows as z does
+            base = torch.lerp(base, behind, rate)
+        if self.latent is not None:
             path = [z for _, z in self._steps if z is not None] + [self.latent]
             latent = path[0]
             for z in path[1:]:
-                latent = (1.0 - rate) * latent + rate * z
-            base = base + latent @ self._transform.matrix.T
+                latent = torch.lerp(latent, z, rate)
         return self._behind(base, latent, shares)
 
     def _behind(self, base: Tensor, latent: Tensor | None, shares: Sequence[float]) -> Tensor:
@@ -207,7 +210,7 @@ class _Path:
             coefficient = self._rates[-1]
             if latent is not None and before is not None:
                 coefficient = self._rates[1] * _dot(before, latent) + coefficient
-            theta = theta - share * coefficient * gradient
+            theta = torch.addcmul(theta, coefficient, gradient, value=-share)
         return theta
 
 
@@ -259,7 +262,7 @@ class _Times(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, slot: Tensor, x: Tensor, matrix: Tensor) -> Tensor:
         ctx.save_for_backward(x, matrix)
-        return x @ matrix.T
+        return _rows_times(matrix, x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -278,7 +281,12 @@ class _TransposedTimes(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         y, matrix = ctx.saved_tensors
-        return torch.cat([y, gradient], dim=1), gradient @ matrix.T, None
+        return torch.cat([y, gradient], dim=1), _rows_times(matrix, gradient), None
+
+
+def _rows_times(matrix: Float[Tensor, "P D"], x: Float[Tensor, "R D"]) -> Float[Tensor, "R P"]:
+    """W x, for each x: libraries are quicker at many rows times few columns than the reverse."""
+    return (matrix @ x.T).T.contiguous()
 
 
 def _transformed_layer(inputs: int, outputs: int, latent_dim: int) -> Transform:
