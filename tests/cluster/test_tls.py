@@ -1,11 +1,13 @@
-"""Redis over TLS: a run's services as a user of their own, and who is not let in or not trusted."""
+"""TLS with the certificates that the pods of deploy/ make: to Redis and between Ray's processes."""
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from causeway.cluster.redis_server import URL_VARIABLE, RedisServerError, find_s
 from causeway.cluster.services import run_services
 from tests.cluster.test_ledger import record
 from tests.cluster.test_redis_acl import RULES
+from tests.tiny_runs import write_yaml
 
 CERTIFICATE = Path(__file__).parents[2] / "deploy" / "kuberay" / "tls" / "certificate.sh"
 AUTHORITY = (  # as deploy/kuberay/tls/kustomization.yaml makes one
@@ -155,3 +158,24 @@ def test_other_mistakes_are_told_as_what_they_are(port, certificates):
         connect(plain, LinkConfig())
     with pytest.raises(RedisServerError, match=r"No such file.*files named in the URL are there"):
         connect(url(port, certificates / "nowhere"), LinkConfig())
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_works_on_a_ray_that_speaks_tls(certificates, tmp_path, tiny_data):
+    node = certificates / "node"
+    settings = {
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_SERVER_CERT": str(node / "tls.crt"),
+        "RAY_TLS_SERVER_KEY": str(node / "tls.key"),
+        "RAY_TLS_CA_CERT": str(node / "ca.crt"),
+    }
+    found = subprocess.run(
+        [sys.executable, "-m", "tests.cluster.tls_run", str(write_yaml(tmp_path, tiny_data))],
+        env={**os.environ, **settings},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    ).stdout
+    assert json.loads(found.splitlines()[-1]) == {"issuer": "authority", "updates": 40}
