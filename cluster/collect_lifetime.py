@@ -17,6 +17,7 @@ import torch
 
 from causeway.actors.rounds import Round
 from causeway.actors.tasks.family import find_split
+from causeway.actors.tasks.registry import load_family
 from causeway.cluster.config_io import ConfigError, to_plain
 from causeway.cluster.lifetime import Lifetime, LifetimeConfig, Moment
 from causeway.cluster.lifetime_curve import write_curve
@@ -51,7 +52,17 @@ class LifetimeData:
     lifetime: LifetimeConfig = field(default_factory=LifetimeConfig)
 
     def __post_init__(self) -> None:
-        parse_quality(self.quality, self.transitions_per_task)
+        if any(cut.quality == "others" for cut in self.cuts):
+            self._refuse_bodies()
+
+    def _refuse_bodies(self) -> None:
+        """A transition of another body would not have happened in this one."""
+        tasks = find_split(load_family(self.lifetime.family), self.lifetime.split).tasks
+        if any(task.dynamics for task in tasks):
+            raise ValueError(
+                "LifetimeData.quality 'others' needs tasks that differ in their rewards alone, "
+                f"those of {self.lifetime.family} differ in their dynamics: leave it out"
+            )
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
@@ -243,6 +254,7 @@ class _Source:
     lifetime: Lifetime
     rounds: Sequence[Round]
     ages: Sequence[int]  # of each round
+    of_others: bool = False  # whether a task gets what was gathered in other ones
 
     def of_task(self, place: int, cut: Cut) -> tuple[list[Episode], list[int]]:
         """The task's episodes and their ages."""
@@ -256,18 +268,22 @@ class _Source:
                 played.whole,
                 strict=True,
             )
-            if task == place and whole
+            if (task == place) != self.of_others and whole
         ]
+        if self.of_others:  # of an age there is one for each other task: every task gets its own
+            np.random.default_rng([self.lifetime.config.seed, place]).shuffle(found)
         age = np.array([self.ages[number] for number, _, _ in found], np.int64)
         length = np.array([steps for _, _, steps in found], np.int64)
         chosen = choose(cut, age, length, self.lifetime.agent.updates)
-        episodes = [self._episode(*found[index]) for index in chosen.tolist()]
+        episodes = [self._episode(place, *found[index]) for index in chosen.tolist()]
         return episodes, age[chosen].tolist()
 
-    def _episode(self, number: int, begin: int, length: int) -> Episode:
-        layout = self.lifetime.replay.layout
-        rows = self.rounds[number].rows[begin : begin + length, : layout.width]
-        t = layout.transitions(torch.from_numpy(rows)[None])
+    def _episode(self, place: int, number: int, begin: int, length: int) -> Episode:
+        replay = self.lifetime.replay
+        rows = self.rounds[number].rows[begin : begin + length]
+        if self.of_others:
+            rows = replay.rewarded_for(place, rows)
+        t = replay.layout.transitions(torch.from_numpy(rows[:, : replay.layout.width])[None])
         fields = {f.name: getattr(t, f.name) for f in dataclasses.fields(t)}
         return Episode(**{n: v[0].numpy() for n, v in fields.items() if v is not None})
 
@@ -276,7 +292,8 @@ def _source(cut: Cut, lifetime: Lifetime, fresh: _FreshRounds) -> _Source:
     """Where the cut's episodes are: in the lifetime, or played now by the final agent."""
     if cut.quality != "expert":
         rounds = lifetime.replay.rounds
-        return _Source(lifetime, rounds, [lifetime.age(n) for n in range(len(rounds))])
+        ages = [lifetime.age(n) for n in range(len(rounds))]
+        return _Source(lifetime, rounds, ages, of_others=cut.quality == "others")
     count = REFERENCE_ROUNDS
     while True:
         rounds = fresh.at_least(count, "deterministic")

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Int64
 
-Quality = Literal["random", "start", "middle", "end", "replay", "expert"]
+Quality = Literal["random", "start", "middle", "end", "replay", "others", "expert"]
 
 # The part of the lifetime, in thirds of its updates, that an episode's age must fall into.
 _THIRDS: dict[str, tuple[float, float]] = {
@@ -14,6 +14,7 @@ _THIRDS: dict[str, tuple[float, float]] = {
     "middle": (1.0, 2.0),
     "end": (2.0, 3.0),
     "replay": (0.0, 3.0),
+    "others": (0.0, 3.0),
 }
 
 
@@ -24,6 +25,7 @@ class Cut:
     - `random`: the lifetime's first episodes, by the untrained agent or nearly so.
     - `start`, `middle`, `end`: episodes spread evenly over a third of the agent's updates.
     - `replay`: spread evenly over its whole lifetime.
+    - `others`: the same, of episodes gathered in other tasks and rewarded anew for this one.
     - `expert`: fresh episodes of the final agent, without its noise.
     """
 
@@ -74,7 +76,7 @@ def choose(
 
     Args:
         cut: what is wanted; `expert` takes of the final agent's episodes alone.
-        age: each episode's, in updates, in no particular order.
+        age: each episode's, in updates; of equally old ones the first ones given come first.
         length: each episode's steps.
         lifetime: the agent's updates in all.
 

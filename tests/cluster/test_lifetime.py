@@ -198,6 +198,29 @@ def test_a_cut_has_whole_episodes_and_says_how_old_the_agent_was(tmp_path, grown
         assert part.ages[4] == 2000
 
 
+def test_a_cut_of_others_is_rewarded_for_the_task_that_gets_it(tmp_path, grown, data_config):
+    config = dataclasses.replace(data_config, quality="others:100")
+    _, store = cut(config, grown, tmp_path / "data")
+    _, own = cut(data_config, grown, tmp_path / "own")
+    towards = []
+    for task in store.manifest.tasks:
+        goal = np.array([task.parameters["goal_x"], task.parameters["goal_y"]])
+        (episodes,) = store.iterate_parts(task.id)
+        assert sum(len(episode) for episode in episodes) == 100
+        for episode in episodes:
+            distance = np.linalg.norm(episode.next_observation - goal, axis=1)
+            np.testing.assert_allclose(episode.reward, -distance, atol=1e-5)
+        towards.append(episodes[-1].next_observation[-1])
+    assert len(np.unique(np.round(towards, 3), axis=0)) > 25  # tasks do not all get the same ones
+    assert mean_return(store) < mean_return(own)
+
+
+def test_bodies_cannot_exchange_their_episodes(data_config):
+    lifetime = dataclasses.replace(data_config.lifetime, family="hopper-params", split="standard")
+    with pytest.raises(ValueError, match="differ in their rewards alone, those of hopper-params"):
+        dataclasses.replace(data_config, quality="others", lifetime=lifetime)
+
+
 def test_a_cut_tells_where_it_is_from(tmp_path, grown, data_config):
     _, store = cut(data_config, grown, tmp_path / "data")
     manifest = store.manifest

@@ -23,7 +23,10 @@ def test_a_quality_may_say_its_own_size_and_several_go_together():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("best", "quality must be one of random, start, middle, end, replay, expert, got 'best'"),
+        (
+            "best",
+            "quality must be one of random, start, middle, end, replay, others, expert, got 'best'",
+        ),
         ("random:many", "must have a whole number of transitions after the colon"),
         ("random:0", "at least 1 transition per task, got 0"),
         ("", "got ''"),
