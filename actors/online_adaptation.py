@@ -3,7 +3,8 @@
 Exploration is by a policy that was learned from logs alone. With `training_tasks` it is a behaviour
 prior over the training tasks: each episode acts as the policy that is adapted to one of them, drawn
 anew, so whole episodes differ in what they are after. With `noise` every episode acts on the prior.
-Both add the policy's own action noise. Every run of every task is one environment of a batch.
+Both add the policy's own action noise. Every run of every task is one environment of a batch, or of
+a collector's batch: who plays the episodes is a parameter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from causeway.actors.contexts import Rows, stack_contexts
-from causeway.actors.rollout import ActionChoice, Generators, check_choice, rollout
+from causeway.actors.rollout import ActionChoice, Generators, check_choice
 from causeway.actors.summary import Summary, summarise
+from causeway.actors.task_players import Play, TaskPlayer, Turn
 from causeway.actors.tasks.family import Family, Task, with_true_reward
 from causeway.datasets.batches import ContextBatch, Episode, RowLayout
 from causeway.datasets.policy import AdaptivePolicy, FineTuning, tunable
@@ -108,6 +110,7 @@ def adapt_online(
     seed: int,
     training_contexts: Mapping[int, Rows],
     offline_contexts: Mapping[int, Rows] | None,
+    play: Play | None,
 ) -> OnlineAdaptation:
     """Explores, adapts and, where asked to, goes on learning, in each of the tasks.
 
@@ -120,8 +123,14 @@ def adapt_online(
         seed: results depend on it and on nothing else that is random.
         training_contexts: logs of training tasks, by id, for exploration by `training_tasks`.
         offline_contexts: logs of the tasks, by id, to adapt to in place of own episodes; None: own.
+        play: plays the episodes, which are the same whoever does; None: this process.
     """
-    runs = _Runs(policy, family, tasks, layout, config, seed)
+    if play is None:
+        player = TaskPlayer(
+            policy, family.dynamics, action_size=family.action_size, horizon=family.horizon
+        )
+        play = player.play
+    runs = _Runs(policy, family, tasks, layout, config, seed, play)
     prior = policy.prior(runs.count)
     unadapted = runs.earn(runs.play(prior, "deterministic"))
     explored = None
@@ -153,29 +162,33 @@ class _Runs:
         layout: RowLayout,
         config: OnlineAdaptationConfig,
         seed: int,
+        play: Play,
     ) -> None:
         if not tasks:
             raise ValueError("adapt_online needs at least one task, got none")
         self._policy, self._family, self._layout, self._config = policy, family, layout, config
-        self._tasks = [task for task in tasks for _ in range(config.repeats)]
-        self._dynamics = family.dynamics([task.dynamics for task in self._tasks])
+        self._tasks, self._play = tasks, play
+        self._seed, self._num_played = seed, 0
         self._generators = Generators.from_key(seed)
-        self.count = len(self._tasks)
+        self.count = len(tasks) * config.repeats
 
     def play(self, belief: Tensor, actions: ActionChoice) -> list[Episode]:
         """One episode of every run, with true rewards."""
-        trajectories = rollout(
-            self._policy,
-            self._dynamics,
-            belief,
-            horizon=self._family.horizon,
-            latent_per="trajectory",
-            actions=actions,
-            generators=self._generators,
-        )
+        self._num_played += 1
+        beliefs = torch.split(belief, self._config.repeats)
+        turns = [
+            Turn(
+                dynamics=task.dynamics,
+                belief=own,
+                actions=actions,
+                key=(self._seed, self._num_played, place),
+            )
+            for place, (task, own) in enumerate(zip(self._tasks, beliefs, strict=True))
+        ]
         return [
             with_true_reward(self._family, task, trajectory)
-            for task, trajectory in zip(self._tasks, trajectories, strict=True)
+            for task, trajectories in zip(self._tasks, self._play(turns), strict=True)
+            for trajectory in trajectories
         ]
 
     def returns(self, episodes: Sequence[Episode]) -> Float64[np.ndarray, "S"]:

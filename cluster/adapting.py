@@ -1,6 +1,8 @@
 """Online adaptation of a run's last checkpoint: its held-out tasks, its training tasks' logs."""
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 
 from causeway.actors.contexts import Rows
 from causeway.actors.online_adaptation import (
@@ -8,19 +10,26 @@ from causeway.actors.online_adaptation import (
     OnlineAdaptationConfig,
     adapt_online,
 )
+from causeway.actors.task_players import Play
 from causeway.actors.tasks.family import Task, find_split
 from causeway.actors.tasks.registry import load_family
 from causeway.cluster.checkpoint import Checkpoint
 from causeway.cluster.config import RunConfig
 from causeway.cluster.learner import LearnerService
 from causeway.cluster.streams import check_faults, few_of, open_data, row_cache
+from causeway.datasets.batches import RowLayout
 from causeway.datasets.cache import RowCache
 from causeway.datasets.faults import DatasetError
 from causeway.datasets.store import DatasetStore
 
 
 def adapt_run(
-    run: RunConfig, checkpoint: Checkpoint, config: OnlineAdaptationConfig, *, from_logs: bool
+    run: RunConfig,
+    checkpoint: Checkpoint,
+    config: OnlineAdaptationConfig,
+    *,
+    from_logs: bool,
+    collectors: int,
 ) -> OnlineAdaptation:
     """What the run's policy earns on its held-out tasks, before, by and after adaptation.
 
@@ -29,6 +38,7 @@ def adapt_run(
         checkpoint: the weights.
         config: what is gathered.
         from_logs: whether the policy adapts to the tasks' logs instead of its own episodes.
+        collectors: actors on the run's Ray that play the episodes; 0 plays them in this process.
     """
     store, cache = open_data(run), row_cache(run)
     learner = LearnerService(run, store.layout)
@@ -42,16 +52,35 @@ def adapt_run(
     if logs is not None:
         tasks = tuple(task for task in tasks if task.id in logs)
     check_faults(store, run)
-    return adapt_online(
-        learner.policy(),
-        family,
-        tasks,
-        layout=store.layout,
-        config=config,
-        seed=run.run.seed,
-        training_contexts=training,
-        offline_contexts=logs,
-    )
+    with _players(run, store.layout, learner, collectors) as play:
+        return adapt_online(
+            learner.policy(),
+            family,
+            tasks,
+            layout=store.layout,
+            config=config,
+            seed=run.run.seed,
+            training_contexts=training,
+            offline_contexts=logs,
+            play=play,
+        )
+
+
+@contextlib.contextmanager
+def _players(
+    run: RunConfig, layout: RowLayout, learner: LearnerService, collectors: int
+) -> Iterator[Play | None]:
+    """Who plays; None: this process."""
+    if collectors == 0:
+        yield None
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the workers of a local Ray
+    from causeway.cluster.playing import PlayerPool
+    from causeway.cluster.ray_local import ray_session
+
+    _, weights = learner.weights()
+    with ray_session(run.ray), PlayerPool(run, layout, weights, collectors) as pool:
+        yield pool.play
 
 
 def _logs(store: DatasetStore, cache: RowCache, tasks: Sequence[Task]) -> dict[int, Rows]:

@@ -47,6 +47,10 @@ def evaluate(
     fine_tune_episodes: Annotated[
         int, typer.Option("--fine-tune-episodes", help="Then go on learning from so many.")
     ] = 0,
+    collectors: Annotated[
+        int,
+        typer.Option("--collectors", min=0, help="Ray actors that play the episodes; 0: none."),
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option("--out", help="A file for the result as JSON.")
     ] = None,
@@ -57,7 +61,7 @@ def evaluate(
     Overrides such as --evaluation.offline_protocol offline_shifted choose other protocols.
     With --explore, the policy explores by what it learned from logs, adapts to its own whole
     episodes and acts. With --fine-tune-episodes, it goes on learning; without --explore, it starts
-    from the task's logs.
+    from the task's logs. With --collectors, actors on the run's Ray play the episodes.
     """
     from causeway.cluster.launch import evaluated_otherwise, existing_run
 
@@ -79,10 +83,16 @@ def evaluate(
             "--explore-episodes and --keep-episodes need --explore: say how episodes are gathered"
         )
     if not options and fine_tune_episodes == 0:
+        if collectors:
+            raise ConfigError(
+                "--collectors needs --explore or --fine-tune-episodes: say what they are to play"
+            )
         result, rows = _under_protocols(config, checkpoint)
     else:
         options["fine_tune_episodes"] = fine_tune_episodes
-        result, rows = _adapted(config, checkpoint, options, from_logs=explore is None)
+        result, rows = _adapted(
+            config, checkpoint, options, from_logs=explore is None, collectors=collectors
+        )
     if out is not None:
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if as_json:
@@ -111,14 +121,19 @@ def _under_protocols(config: "RunConfig", checkpoint: "Checkpoint") -> tuple[dic
 
 
 def _adapted(
-    config: "RunConfig", checkpoint: "Checkpoint", given: dict[str, Any], *, from_logs: bool
+    config: "RunConfig",
+    checkpoint: "Checkpoint",
+    given: dict[str, Any],
+    *,
+    from_logs: bool,
+    collectors: int,
 ) -> tuple[dict[str, Any], Table]:
     """Adaptation to own episodes, or to logs, and what comes behind it."""
     from causeway.actors.online_adaptation import OnlineAdaptationConfig
     from causeway.cluster.adapting import adapt_run
 
     options = OnlineAdaptationConfig(**given)
-    found = adapt_run(config, checkpoint, options, from_logs=from_logs)
+    found = adapt_run(config, checkpoint, options, from_logs=from_logs, collectors=collectors)
     told = {
         "updates": checkpoint.state["trainer"]["updates"],
         "context": "logs" if from_logs else f"own episodes, explored by {options.exploration}",

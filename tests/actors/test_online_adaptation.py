@@ -1,6 +1,7 @@
 """Adaptation to own trajectories: what explores, what is adapted to, and what is learned after."""
 
 import json
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from causeway.actors.behaviour import ScriptedBehaviour, collect_scripted
 from causeway.actors.online_adaptation import OnlineAdaptationConfig, adapt_online
+from causeway.actors.task_players import TaskPlayer
 from causeway.actors.tasks.point_robot import PointRobot
 from causeway.datasets.batches import RowLayout
 from tests.fakes import SeekingPolicy
@@ -38,7 +40,7 @@ def logs():
     return {task.id: np.concatenate([LAYOUT.pack(e) for e in es]) for task, es in collected}
 
 
-def run(policy, logs=None, training=None, seed=0, **config):
+def run(policy, logs=None, training=None, seed=0, play=None, **config):
     return adapt_online(
         policy,
         FAMILY,
@@ -48,6 +50,7 @@ def run(policy, logs=None, training=None, seed=0, **config):
         seed=seed,
         training_contexts=training or {},
         offline_contexts=logs,
+        play=play,
     )
 
 
@@ -71,16 +74,18 @@ def test_the_context_is_all_rows_of_the_explored_episodes():
 def test_exploration_is_noisy_and_all_else_is_not():
     policy = SeekingPolicy()
     run(policy, exploration_episodes=2)
-    drawn = np.array(policy.were_actions_drawn).reshape(-1, FAMILY.horizon)
-    assert [bool(one.all()) for one in drawn] == [False, True, True, False]
-    assert [bool(one.any()) for one in drawn] == [False, True, True, False]
+    # Noise is drawn for one task after the other; without noise all act in one pass.
+    each = [(drawn, len(list(some))) for drawn, some in groupby(policy.were_actions_drawn)]
+    steps = FAMILY.horizon
+    assert each == [(False, steps), (True, 2 * len(TASKS) * steps), (False, steps)]
 
 
 def test_by_noise_every_episode_acts_on_the_prior():
     policy = SeekingPolicy()
     run(policy, exploration_episodes=2)
-    for belief in policy.drawn[:3]:
-        torch.testing.assert_close(belief, policy.prior(6))
+    assert len(policy.drawn) == 4 * len(TASKS)
+    for belief in policy.drawn[: 3 * len(TASKS)]:
+        torch.testing.assert_close(belief, policy.prior(2))
 
 
 def test_by_training_tasks_each_episode_acts_on_the_belief_of_one_drawn_anew(logs):
@@ -88,9 +93,10 @@ def test_by_training_tasks_each_episode_acts_on_the_belief_of_one_drawn_anew(log
     run(policy, training=training_logs(logs), exploration="training_tasks", exploration_episodes=4)
     library = policy.adapt(policy.contexts[0])
     assert len(library) == len(SPLIT.train)
+    explored = torch.cat(policy.drawn[len(TASKS) : 5 * len(TASKS)]).split(6)
     chosen = [
         [int((library == one).all(-1).all(-1).nonzero()[0, 0]) for one in belief]
-        for belief in policy.drawn[1:5]
+        for belief in explored
     ]
     assert len({tuple(each) for each in chosen}) == 4
     assert len({one for each in chosen for one in each}) > 8
@@ -165,6 +171,40 @@ def test_the_same_seed_gives_the_same_result_and_it_is_plain_json(logs):
     )
     assert json.loads(json.dumps(first)) == again
     assert first != other
+
+
+def test_episodes_are_the_same_whoever_plays_which_task(logs):
+    options = {"fine_tune_episodes": 3, "episodes_before_tuning": 2, "exploration_episodes": 2}
+    asked = []
+
+    def one_by_one(turns):
+        asked.append([turn.actions for turn in turns])
+        played = []
+        for turn in reversed(turns):  # each by a player of its own, in another order
+            player = TaskPlayer(
+                TunedSeeker(), FAMILY.dynamics, action_size=2, horizon=FAMILY.horizon
+            )
+            played += player.play([turn])
+        return played[::-1]
+
+    apart = run(TunedSeeker(), play=one_by_one, **options)
+    assert apart == run(TunedSeeker(), **options)
+    assert [len(one) for one in asked] == [len(TASKS)] * 8
+    assert [one[0] for one in asked].count("stochastic") == 5
+
+
+def test_a_turn_says_nothing_of_what_its_task_rewards():
+    turns = []
+
+    def play(given):
+        turns.extend(given)
+        return TaskPlayer(
+            SeekingPolicy(), FAMILY.dynamics, action_size=2, horizon=FAMILY.horizon
+        ).play(given)
+
+    run(SeekingPolicy(), play=play)
+    assert all(turn.dynamics == {} for turn in turns)
+    assert len({turn.key for turn in turns}) == len(turns)
 
 
 @pytest.mark.parametrize(

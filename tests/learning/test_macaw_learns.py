@@ -116,6 +116,7 @@ def test_exploring_as_in_training_tasks_tells_more_than_the_unadapted_policys_no
                 exploration=exploration, exploration_episodes=16, kept_episodes=2
             ),
             from_logs=False,
+            collectors=0,
         )
         for exploration in ("noise", "training_tasks")
     )
