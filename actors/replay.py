@@ -94,9 +94,9 @@ class Replay:
         self, task: int, rows: Float32[np.ndarray, "T V"]
     ) -> Float32[np.ndarray, "T V"]:
         """A copy of a round's rows, of whatever task, with the rewards of this one by its place."""
-        rewarded = rows[None].copy()
-        self._reward(np.array([task]), rewarded)
-        return rewarded[0]
+        rewarded = rows.copy()
+        self._reward(np.array([task]), rewarded[None])
+        return rewarded
 
     def _reward(self, tasks: Int64[np.ndarray, "N"], rows: Float32[np.ndarray, "N B V"]) -> None:
         """Gives the rows, in place, the rewards of other tasks than they were gathered in."""
