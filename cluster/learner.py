@@ -18,7 +18,12 @@ from causeway.actors.collector import Collector, Rollout
 from causeway.actors.oracle import OracleCollector
 from causeway.actors.tasks.family import find_split
 from causeway.actors.tasks.registry import load_family
-from causeway.cluster.checkpoint import Checkpoint, load_latest, save_checkpoint
+from causeway.cluster.checkpoint import (
+    Checkpoint,
+    has_checkpoints,
+    load_latest,
+    save_checkpoint,
+)
 from causeway.cluster.checkpoint_copies import copy_out
 from causeway.cluster.config import RunConfig
 from causeway.cluster.divergence import save_block
@@ -51,7 +56,7 @@ class LearnerService:
         self._trainer = Trainer(
             make_algorithm(config, layout), layout, config.trainer, seed=config.run.seed
         )
-        if config.run.start_from is not None:
+        if config.run.start_from is not None and not has_checkpoints(config.folder):
             checkpoint, _ = load_latest(Path(config.run.start_from))
             self._trainer.load_networks(checkpoint.tensors)
 

@@ -1,5 +1,6 @@
 """Runs of gradient-based methods: offline alone, evaluated, fine-tuned, and gone on with."""
 
+import dataclasses
 import json
 
 import pytest
@@ -136,7 +137,8 @@ def test_a_run_goes_on_from_anothers_weights_with_more_tasks(trained, tmp_path):
     blocks, _ = stream.sample_block(40, with_state=True)
     assert {0, 1} == set((blocks.task >= ADDED_ID).ravel().astype(int))
     stream.close()
-    fresh = LearnerService(config, open_data(config).layout)
+    begins = config.replace(run=dataclasses.replace(config.run, name="without-checkpoints-yet"))
+    fresh = LearnerService(begins, open_data(config).layout)
     before = load_latest(trained)[0].tensors
     ours = {n: t for n, t in fresh._trainer.state()[0].items() if n.startswith("model.")}
     assert ours

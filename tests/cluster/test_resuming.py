@@ -98,6 +98,21 @@ def test_other_data_under_the_new_path_are_refused(stopped, tmp_path, capsys):
     assert "must hold the data that the run has been trained on" in told
 
 
+def test_a_run_that_began_with_anothers_weights_goes_on_without_that_one(stopped, tmp_path, capsys):
+    """It has weights of its own by then, and the other may not be on this machine."""
+    words = ["--run.name", "next", "--schedule.updates.online", "5"]
+    assert causeway(["train", "--resume-from", str(stopped), *words]) == OK
+    later = tmp_path / "next"
+    before = results_of(later)
+    (later / "results.json").unlink()
+    shutil.rmtree(max((later / "checkpoints").iterdir()))
+    shutil.rmtree(stopped)
+    assert causeway(["resume", str(later)]) == OK
+    again = results_of(later)
+    del before["wall_seconds"], again["wall_seconds"]
+    assert again == before
+
+
 def test_the_same_command_again_goes_on_and_takes_the_changes_that_it_may(
     stopped, tmp_path, tiny_data, capsys
 ):
