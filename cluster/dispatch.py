@@ -93,6 +93,9 @@ class DistributedRun:
         self._refreshed: Any = None  # reference to the learner's answer
         self._evaluate_missed()
         self._enter_stage()
+        if not self.finished and recorder.lacks_start(position):
+            published = self._parts.learner.publish.remote()
+            self._evaluating.start(published, self.schedule.stage.name, is_last=False)
 
     @property
     def finished(self) -> bool:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from causeway.actors.summary import Summary
+import numpy as np
+
+from causeway.actors.summary import Summary, summarise
 from causeway.cluster.config import RunConfig
 from causeway.cluster.evaluation import EvaluationReport
 from causeway.cluster.full_disk import is_full_disk
@@ -66,6 +68,11 @@ class Recorder:
     def has_evaluation(self, updates: int) -> bool:
         """Whether the policy after so many updates has been evaluated."""
         return any(point["updates"] == updates for point in self._evaluations["curve"])
+
+    def lacks_start(self, position: Position) -> bool:
+        """Whether this run goes on from another's weights, which have not been evaluated yet."""
+        is_start = self._config.run.start_from is not None and position.updates == 0
+        return is_start and not self.has_evaluation(0)
 
     def note(self, text: str) -> None:
         """A line of words for whoever watches."""
@@ -158,6 +165,7 @@ class Recorder:
             },
             "git_commit": git_commit(),
             **{stage: {n: point[n] for n in RETURNS} for stage, point in by_stage.items()},
+            **self._of_old_tasks(),
             **{n: s.to_json() if s is not None else None for n, s in references.items()},
             "updates": schedule.position.updates,
             "env_steps": schedule.position.env_steps,
@@ -166,6 +174,18 @@ class Recorder:
         }
         write_json(self._folder / RESULTS_NAME, results)
         return results
+
+    def _of_old_tasks(self) -> dict[str, Any]:
+        """Where the run goes on from another: what its tasks earned at the start and earn now."""
+        curve = self._evaluations["curve"]
+        if self._config.run.start_from is None or not self.has_evaluation(0):
+            return {}
+        before, after = ({n: point[n] for n in RETURNS} for point in (curve[0], curve[-1]))
+        change = {
+            n: summarise(np.subtract(after[n]["per_task"], before[n]["per_task"])).to_json()
+            for n in RETURNS
+        }
+        return {"old": {"before": before, "after": after, "change": change}}
 
     def close(self) -> None:
         """Closes the files."""

@@ -55,6 +55,9 @@ class SerialRun:
         self.schedule = Schedule(stages, config.schedule, config.collection, position)
         torch.set_num_threads(config.trainer.threads)  # the evaluator has set its own
         self._enter_stage()
+        if not self.finished and recorder.lacks_start(position):
+            start = self._evaluator.evaluate(*self._learner.weights())
+            recorder.evaluated(start, self.schedule.stage.name, is_last=False)
 
     @property
     def finished(self) -> bool:

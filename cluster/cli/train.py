@@ -99,22 +99,35 @@ def _tell(outcome: "Outcome") -> None:
 
 
 def print_results(folder: Path) -> None:
-    """The returns on held-out tasks as a table, stage by stage."""
+    """The returns on held-out tasks as a table, stage by stage.
+
+    Of a run that goes on from another, those at the start and what has changed since as well.
+    """
     import json
 
     results = json.loads((folder / "results.json").read_text())
-    stages = [name for name, value in results.items() if "prior_return" in _mapping(value)]
+    columns = {
+        f"after {stage}": value
+        for stage, value in results.items()
+        if "prior_return" in _mapping(value)
+    }
+    if "old" in results:
+        old = results["old"]
+        columns = {"at the start": old["before"], **columns, "change": old["change"]}
     names = ("prior_return", "online_context_return", "offline_context_return")
     rows = [
-        [name.replace("_", " "), *(_interval(results[stage][name]) for stage in stages)]
+        [name.replace("_", " "), *(_interval(column[name]) for column in columns.values())]
         for name in names
     ]
     rows += [
-        [name.replace("_", " "), *[_interval(results[name])] * len(stages)]
+        [
+            name.replace("_", " "),
+            *("" if head == "change" else _interval(results[name]) for head in columns),
+        ]
         for name in ("oracle_return", "random_return")
         if results[name] is not None
     ]
-    print_table(("held-out tasks", *(f"after {stage}" for stage in stages)), rows)
+    print_table(("held-out tasks", *columns), rows)
 
 
 def _mapping(value: object) -> dict[str, object]:

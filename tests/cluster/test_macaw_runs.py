@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from causeway.actors.tasks.registry import load_family
 from causeway.cluster.checkpoint import load_latest
 from causeway.cluster.cli.main import USER_ERROR, run
 from causeway.cluster.config import load_run_config
+from causeway.cluster.launch import continued_run, new_run
 from causeway.cluster.learner import LearnerService
 from causeway.cluster.streams import ADDED_ID, TaskStream, few_of, open_data
 from tests.tiny_runs import distributed_run, make_data, results_of, serial_run
@@ -122,7 +124,7 @@ def test_what_evaluate_cannot_do_is_refused_in_words(trained, words, told, capsy
 # Going on from a finished run.
 
 
-def test_a_run_goes_on_from_anothers_weights_with_more_tasks(trained, tmp_path):
+def test_a_run_goes_on_from_anothers_weights_with_more_tasks(trained, tmp_path, capsys):
     more = make_data(tmp_path / "more")
     words = ["train", "--resume-from", str(trained), "--add-data", str(more)]
     assert run([*words, "--schedule.updates.offline", "5"]) == OK
@@ -147,6 +149,48 @@ def test_a_run_goes_on_from_anothers_weights_with_more_tasks(trained, tmp_path):
     assert after.state["trainer"]["updates"] == 5
     assert any(not torch.equal(after.tensors[name], tensor) for name, tensor in ours.items())
     assert results_of(folder)["offline"]["prior_return"]["per_task"]
+    check_old_tasks(results_of(folder), results_of(trained))
+    shown = capsys.readouterr().out
+    for heading in ("at the start", "after offline", "change"):
+        assert heading in shown
+
+
+def check_old_tasks(results, before):
+    """What the old run's tasks earned before is what that run has found, and the change is told."""
+    old = results["old"]
+    assert old["before"] == before["offline"]
+    assert old["after"] == results["offline"]
+    assert old["after"] != old["before"]
+    for name in RETURNS:
+        assert old["change"][name]["per_task"] == pytest.approx(
+            np.subtract(old["after"][name]["per_task"], old["before"][name]["per_task"])
+        )
+
+
+def test_a_run_that_begins_anew_tells_nothing_of_old_tasks(trained):
+    assert "old" not in results_of(trained)
+
+
+def test_going_on_after_an_interruption_keeps_what_the_old_tasks_earned(trained, tmp_path):
+    words = ["--run.name=cut", "--schedule.updates.offline=20", f"--run.folder={tmp_path}"]
+    config, folder = new_run(continued_run(trained, [], words))
+    with serial_run(config) as first:
+        first.step()
+        first.save()
+        first.step()
+    with serial_run(config, load_latest(folder)[0]) as second:
+        assert second.run(lambda: False)
+    check_old_tasks(results_of(folder), results_of(trained))
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_distributed_run_tells_the_same_of_the_old_tasks(local_ray, trained, tmp_path):
+    words = ["--run.name=spread", "--schedule.updates.offline=10", f"--run.folder={tmp_path}"]
+    config, folder = new_run(continued_run(trained, [], [*words, "--run.serial=false"]))
+    with distributed_run(config) as distributed:
+        assert distributed.run(lambda: False)
+    check_old_tasks(results_of(folder), results_of(trained))
 
 
 def test_another_familys_data_cannot_join(trained, tmp_path, capsys):
