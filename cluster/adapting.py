@@ -2,7 +2,9 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import Tensor
 
 from causeway.actors.contexts import Rows
 from causeway.actors.online_adaptation import (
@@ -15,11 +17,12 @@ from causeway.actors.tasks.family import Task, find_split
 from causeway.actors.tasks.registry import load_family
 from causeway.cluster.checkpoint import Checkpoint
 from causeway.cluster.config import RunConfig
-from causeway.cluster.learner import LearnerService
+from causeway.cluster.learner import LearnerService, make_policy
 from causeway.cluster.streams import check_faults, few_of, open_data, row_cache
 from causeway.datasets.batches import RowLayout
 from causeway.datasets.cache import RowCache
 from causeway.datasets.faults import DatasetError
+from causeway.datasets.policy import AdaptivePolicy
 from causeway.datasets.store import DatasetStore
 
 
@@ -41,8 +44,7 @@ def adapt_run(
         collectors: actors on the run's Ray that play the episodes; 0 plays them in this process.
     """
     store, cache = open_data(run), row_cache(run)
-    learner = LearnerService(run, store.layout)
-    learner.load(checkpoint)
+    policy, weights = _policy(run, store.layout, checkpoint)
     family = load_family(run.data.family)
     split = find_split(family, run.data.split)
     wants_training = config.exploration == "training_tasks" and not from_logs
@@ -52,9 +54,9 @@ def adapt_run(
     if logs is not None:
         tasks = tuple(task for task in tasks if task.id in logs)
     check_faults(store, run)
-    with _players(run, store.layout, learner, collectors) as play:
+    with _players(run, store.layout, weights, collectors) as play:
         return adapt_online(
-            learner.policy(),
+            policy,
             family,
             tasks,
             layout=store.layout,
@@ -66,9 +68,21 @@ def adapt_run(
         )
 
 
+def _policy(
+    run: RunConfig, layout: RowLayout, checkpoint: Checkpoint
+) -> tuple[AdaptivePolicy, dict[str, Tensor]]:
+    """The checkpoint's policy and its weights, on the CPU, where episodes are played."""
+    learner = LearnerService(run, layout)
+    learner.load(checkpoint)
+    _, weights = learner.weights()
+    policy = make_policy(run, layout)
+    policy.load_state_dict(weights)
+    return policy, weights
+
+
 @contextlib.contextmanager
 def _players(
-    run: RunConfig, layout: RowLayout, learner: LearnerService, collectors: int
+    run: RunConfig, layout: RowLayout, weights: Mapping[str, Tensor], collectors: int
 ) -> Iterator[Play | None]:
     """Who plays; None: this process."""
     if collectors == 0:
@@ -78,7 +92,6 @@ def _players(
     from causeway.cluster.playing import PlayerPool
     from causeway.cluster.ray_local import ray_session
 
-    _, weights = learner.weights()
     with ray_session(run.ray), PlayerPool(run, layout, weights, collectors) as pool:
         yield pool.play
 
