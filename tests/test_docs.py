@@ -8,6 +8,7 @@ import pytest
 
 from causeway.cluster.cli.main import COMMANDS
 from causeway.cluster.config import RunConfig, run_config_class
+from causeway.learners.registry import algorithms
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -52,11 +53,16 @@ def test_commands_that_are_named_exist(document):
 @each_document
 def test_settings_that_are_named_exist(document):
     sections = {
-        f.name: f.type for f in dataclasses.fields(RunConfig) if f.name != "hyperparameters"
+        field.name: {setting.name for setting in dataclasses.fields(field.type)}
+        for field in dataclasses.fields(RunConfig)
+        if field.name != "hyperparameters"
     }
-    sections["hyperparameters"] = run_config_class("smac")().hyperparameters.__class__
+    sections["hyperparameters"] = {
+        setting.name
+        for name in algorithms()
+        for setting in dataclasses.fields(run_config_class(name)().hyperparameters)
+    }
     for code in code_in(document.read_text(encoding="utf-8")):
         settings = rf"(?:^|--)({'|'.join(sections)})\.(?!py\b|md\b|yaml\b)(\w+)(?![\w(.])"
         for section, setting in re.findall(settings, code):
-            known = {field.name for field in dataclasses.fields(sections[section])}
-            assert setting in known, f"{section}.{setting}"
+            assert setting in sections[section], f"{section}.{setting}"
