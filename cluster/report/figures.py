@@ -80,8 +80,9 @@ def draw_contexts(run: RunData) -> Drawing | None:
     """Returns by what the agent adapts on: the gap that self-supervision is to close."""
     figure, axes = _axes(HALF_WIDTH, 3.5)
     names = list(CONDITIONS)
-    drawn = False
-    for offset, stage in ((-0.16, "offline"), (0.16, "online")):
+    known = [stage for stage in STAGES if any(run.summary(stage, name) for name in names)]
+    for place, stage in enumerate(known):
+        offset = 0.32 * (place - (len(known) - 1) / 2)
         label: str | None = STAGES[stage]
         for row, name in enumerate(names):
             value = run.summary(stage, name)
@@ -92,8 +93,8 @@ def draw_contexts(run: RunData) -> Drawing | None:
                 elinewidth=4, color=STAGE_COLOURS[stage], ecolor=_faded(STAGE_COLOURS[stage]),
                 label=label,
             )  # fmt: skip
-            label, drawn = None, True
-    if not drawn:
+            label = None
+    if not known:
         return None
     _reference_lines(run, axes, horizontal=False)
     axes.set_yticks(range(len(names)), [CONDITIONS[name] for name in names])
