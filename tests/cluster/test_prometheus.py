@@ -70,6 +70,7 @@ def ask(url, expression):
         return json.loads(answer.read())["data"]["result"]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus is on PATH")
 def test_every_metric_and_every_panel_has_data_of_a_real_run(local_ray, tmp_path):
