@@ -43,6 +43,7 @@ def trained(tmp_path_factory, tiny_data):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_collectors_give_what_this_process_gives(trained, capsys):
     words = ["evaluate", str(trained), "--explore", "noise", "--explore-episodes", "2"]
     words += ["--fine-tune-episodes", "26", "--json"]
@@ -64,6 +65,7 @@ def test_collectors_give_what_this_process_gives(trained, capsys):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_killed_collector_costs_nothing_but_time(trained):
     config = run_in(trained)
     layout, family = open_data(config).layout, load_family(config.data.family)
