@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,20 @@ from tests.datasets.importers.layouts import (
 OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 ROOT = Path(__file__).parents[2]
 LAYOUT = RowLayout(observation_size=2, action_size=2)
+# The command line, which goes no further than two tasks of an import.
+STALLS = """
+import itertools, sys, time
+from causeway.cluster.cli.main import run
+from causeway.datasets.writer import DatasetWriter
+add, calls = DatasetWriter.add, itertools.count()
+def add_two(*words):
+    if next(calls) == 2:
+        print("two tasks", flush=True)
+        time.sleep(120)
+    add(*words)
+DatasetWriter.add = add_two
+sys.exit(run(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -266,14 +279,12 @@ def test_an_interrupted_import_is_no_data_set_and_can_be_begun_again(original, t
         "--family", "point-robot", "--task-parameters", "family",
     ]  # fmt: skip
     process = subprocess.Popen(
-        [sys.executable, "-m", "causeway", *words],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE,
+        [sys.executable, "-c", STALLS, *words],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "out").rglob("*.parquet")):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    assert process.stdout.readline() == "two tasks\n", process.communicate()[1]
+    assert list((tmp_path / "out").rglob("*.parquet"))
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == (INTERRUPTED if number == signal.SIGINT else -number)

@@ -87,6 +87,7 @@ def value(text, name):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("aiohttp") is None,
     reason="this Ray exports no metrics: its extra is missing, pip install 'ray[default]'",
@@ -111,6 +112,7 @@ def test_rays_exporter_shows_gauges_and_counters_under_the_catalogues_names(loca
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("aiohttp") is None,
     reason="this Ray exports no metrics: its extra is missing, pip install 'ray[default]'",

@@ -185,6 +185,7 @@ class Seen(RLlibCallback):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_an_algorithm_trains_to_the_end_of_its_run(local_ray, tiny, tmp_path):
     algorithm = tiny.callbacks(Seen).build_algo()
     first = algorithm.train()
