@@ -15,6 +15,7 @@ import typer
 
 from causeway import __version__
 from causeway.cluster.cli.algorithms import algorithms
+from causeway.cluster.cli.compare import compare
 from causeway.cluster.cli.control import (
     checkpoint,
     events,
@@ -64,6 +65,7 @@ COMMANDS = (
     Command(name="verify", run=verify),
     Command(name="evaluate", run=evaluate, takes_overrides=True),
     Command(name="report", run=report),
+    Command(name="compare", run=compare),
     Command(name="data", run=data),
     Command(name="doctor", run=doctor),
     Command(name="families", run=families),

@@ -58,12 +58,14 @@ def evaluate(
 ) -> None:
     """Evaluate a run's last checkpoint on the held-out tasks, under each context protocol.
 
-    Overrides such as --evaluation.offline_protocol offline_shifted choose other protocols.
+    Overrides such as --evaluation.offline_protocol offline_shifted choose other protocols; what is
+    found under them is kept in the run's folder, for 'causeway compare'.
     With --explore, the policy explores by what it learned from logs, adapts to its own whole
     episodes and acts. With --fine-tune-episodes, it goes on learning; without --explore, it starts
     from the task's logs. With --collectors, actors on the run's Ray play the episodes.
     """
     from causeway.cluster.launch import evaluated_otherwise, existing_run
+    from causeway.cluster.report.evaluated import keep_evaluated
 
     config, checkpoint, _ = existing_run(folder)
     config = evaluated_otherwise(config, folder, overrides_of(context))
@@ -88,6 +90,7 @@ def evaluate(
                 "--collectors needs --explore or --fine-tune-episodes: say what they are to play"
             )
         result, rows = _under_protocols(config, checkpoint)
+        keep_evaluated(folder, result)
     else:
         options["fine_tune_episodes"] = fine_tune_episodes
         result, rows = _adapted(

@@ -72,8 +72,8 @@ def read_run(folder: Path) -> RunData:
     config = folder / CONFIG
     return RunData(
         folder=folder,
-        results=_read_object(folder / RESULTS),
-        evaluations=_read_object(folder / EVALUATIONS),
+        results=read_object(folder / RESULTS),
+        evaluations=read_object(folder / EVALUATIONS),
         metrics=_read_lines(folder / METRICS),
         config_text=config.read_text(encoding="utf-8") if config.is_file() else "",
         missing=missing,
@@ -123,7 +123,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _read_object(path: Path) -> Mapping[str, Any]:
+def read_object(path: Path) -> Mapping[str, Any]:
+    """The object in a file of JSON; empty where there is no file.
+
+    Raises:
+        ReportError: the file is damaged.
+    """
     if not path.is_file():
         return {}
     try:

@@ -10,6 +10,7 @@ from causeway.cluster.checkpoint import CheckpointError, load_latest
 from causeway.cluster.cli.main import run as command
 from causeway.cluster.evaluation import EvaluationService
 from causeway.cluster.metrics import read_metrics
+from causeway.cluster.report.evaluated import read_evaluated
 from causeway.cluster.serial import SerialRun
 from tests.tiny_runs import (
     checkpoint_after,
@@ -239,6 +240,7 @@ def test_a_run_is_evaluated_under_other_protocols_without_training_it_again(whol
     told = json.loads(capsys.readouterr().out)
     assert told["protocols"] == {"online": "online_filtered", "offline": "offline_shifted"}
     assert results_of(whole.folder)["protocols"]["offline"] == "offline"
+    assert read_evaluated(whole.folder) == [told]
     known = results_of(whole.folder)["online"]["offline_context_return"]
     assert told["offline_context_return"] != known
     assert command(["evaluate", folder, "--data.seed", "3"]) == 2
