@@ -11,11 +11,12 @@ they meet the z of their own exploration, and the shift closes.
 
 Departs from the paper, each a typed option of `SmacConfig`: the actor's weights (`weighting`), the
 KL weight and its mean over tasks (`kl_weight`, `kl_over_tasks`), the latent of the next action
-(`next_latent`), and what the decoder reconstructs (`reward_error`). Departs from the authors' code:
-target critics start as copies, and losses are taken before any network is stepped.
+(`next_latent`), what the decoder reconstructs (`reward_error`), and whether the encoder goes on to
+learn from the frozen decoder's labels (`online_encoder`). Departs from the authors' code: target
+critics start as copies, and losses are taken before any network is stepped.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -49,6 +50,7 @@ class SmacConfig(ContextConfig):
     kl_over_tasks: Literal["mean", "sum"] = "mean"  # PEARL: "sum"
     reward_error: Literal["rl_batch", "context_sum"] = "rl_batch"  # the paper: "context_sum"
     next_latent: Literal["same", "fresh"] = "same"  # authors' code: "fresh"
+    online_encoder: Literal["frozen", "trained"] = "frozen"  # the paper: "frozen"
 
     def __post_init__(self) -> None:
         """Refuses values for which the method has no meaning."""
@@ -86,6 +88,14 @@ class Smac(ContextBased):
         rl = ActorCritic(o, a, z, config)
         policy = SmacPolicy(self.encoder, self.decoder, rl.actor, config)
         super().__init__(config, rl, policy, {"encoder": self.encoder, "decoder": self.decoder})
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages in their order; where the encoder learns online, it is not frozen there."""
+        stages = super().stages()
+        if self.config.online_encoder == "frozen":
+            return stages
+        learning = replace(stages[1], trains=("encoder", *stages[1].trains), frozen=("decoder",))
+        return stages[0], learning
 
     def policy(self) -> SmacPolicy:
         """The inference parts, sharing the trained tensors."""

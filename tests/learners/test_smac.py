@@ -19,6 +19,7 @@ from tests.learners.factories import (
     gradient_map,
     make_batch,
     make_smac,
+    modules_with_gradient,
     tensors_of,
 )
 
@@ -275,6 +276,18 @@ def test_each_offline_loss_sends_gradient_to_exactly_its_modules(changes):
 @pytest.mark.parametrize("changes", ANY_FORM)
 def test_each_online_loss_sends_gradient_to_exactly_its_modules(changes):
     assert gradient_map(*make_case(**changes), ONLINE) == ONLINE_MAP
+
+
+def test_an_encoder_that_learns_online_does_so_through_the_frozen_decoder():
+    algorithm, batch = make_case(online_encoder="trained")
+    offline, online = algorithm.stages()
+    assert (offline, online.frozen) == (OFFLINE, ("decoder",))
+    for name, module in algorithm.modules().items():
+        module.requires_grad_(name in online.trains)  # as a trainer does on entering the stage
+    losses = algorithm.losses(batch, online, generator()).minimised
+    assert losses.keys() == {*ONLINE_MAP, "reward", "kl"}
+    (losses["reward"] + losses["kl"]).backward()
+    assert modules_with_gradient(algorithm) == {"encoder"}
 
 
 @pytest.mark.parametrize(("stage", "expected"), [(OFFLINE, OFFLINE_MAP), (ONLINE, ONLINE_MAP)])
