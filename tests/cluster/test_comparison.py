@@ -72,17 +72,22 @@ def test_the_stage_is_each_runs_last_unless_one_is_named(tmp_path):
 
 
 def test_what_evaluate_found_later_is_one_protocol_more(seeds):
-    value = summary(np.linspace(-9.0, -8.0, 10))
+    values = {}
     updates = results_of(seeds[0])["updates"]
     protocols = {"online": "online_prior", "offline": "offline_shifted"}
     for number in (updates - 1, updates):
-        told = {"updates": number, "protocols": protocols, "offline_context_return": value}
+        values[number] = summary(np.linspace(-9.0, -8.0, 10) + updates - number)
+        told = {
+            "updates": number,
+            "protocols": protocols,
+            "offline_context_return": values[number],
+        }
         keep_evaluated(seeds[0], told)
         keep_evaluated(seeds[0], told)
     assert [one["updates"] for one in read_evaluated(seeds[0])] == [updates - 1, updates]
     found = compare(seeds, by=BY, stage=None)
     assert found.protocols == ("no context", "offline", "offline_shifted", "online_prior")
-    assert found.groups[0].returns["offline_shifted"].per_run == (value["mean"],)
+    assert found.groups[0].returns["offline_shifted"].per_run == (values[updates]["mean"],)
     # The same evaluation says nothing of an earlier stage's end.
     assert "offline_shifted" not in compare(seeds, by=BY, stage="offline").protocols
 
