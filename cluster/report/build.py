@@ -20,6 +20,7 @@ from causeway.cluster.report.findings import (
     gap,
     headline,
     number,
+    old_rows,
     rows,
 )
 from causeway.cluster.report.run_data import RunData, read_run
@@ -74,6 +75,7 @@ def render(run: RunData, drawings: list[Drawing]) -> str:
         headline=headline(run),
         cards=list(_cards(run)),
         rows=rows(run),
+        old_rows=old_rows(run),
         references=[(n, v) for n, v in _references(run) if v is not None],
         gaps={stage: gap(run, stage) for stage in STAGES},
         gap_change=difference(gap(run, "online"), gap(run, "offline")),

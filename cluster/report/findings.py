@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from causeway.actors.summary import Summary, summarise
-from causeway.cluster.report.run_data import RunData
+from causeway.cluster.report.run_data import RunData, read_summary
 
 PRIOR, ONLINE_CONTEXT, OFFLINE_CONTEXT = (
     "prior_return",
@@ -52,6 +52,29 @@ def rows(run: RunData) -> list[Row]:
                 )
             )
     return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class OldRow:
+    """What the tasks of the run that this one began with earn, under one condition."""
+
+    condition: str
+    before: Summary | None
+    after: Summary | None
+    change: Summary | None
+
+
+def old_rows(run: RunData) -> list[OldRow]:
+    """What was kept of the older run's tasks; none where the run began anew."""
+    told = run.results.get("old") or {}
+    rows = []
+    for name, label in CONDITIONS.items():
+        before, after, change = (
+            read_summary((told.get(when) or {}).get(name)) for when in ("before", "after", "change")
+        )
+        if before is not None or after is not None:
+            rows.append(OldRow(condition=label, before=before, after=after, change=change))
+    return rows
 
 
 def difference(left: Summary | None, right: Summary | None) -> Summary | None:

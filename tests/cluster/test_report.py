@@ -115,6 +115,21 @@ def test_the_table_shows_the_numbers_of_the_results(finished):
             assert shown in page.text
 
 
+def test_a_run_that_goes_on_from_another_shows_what_it_kept_of_its_tasks(finished, tmp_path):
+    assert "older run's tasks" not in finished[1]
+    folder = write_run(tmp_path / "goes-on", stages=("offline",))
+    before, after, change = ({"prior_return": value(one)} for one in (-9.0, -9.5, -0.5))
+    change_results(folder, old={"before": before, "after": after, "change": change})
+    text = Page(build_report(folder).read_text(encoding="utf-8")).text
+    table = text[text.index("older run's tasks") :].replace("\N{MINUS SIGN}", "-")
+    assert "No context -9.00 ± 0.20 -9.50 ± 0.20 -0.50 ± 0.20" in table
+
+
+def value(mean):
+    """A number of results with its interval."""
+    return {"mean": mean, "ci95": 0.2, "per_task": []}
+
+
 def test_colours_in_the_page_are_variables_that_light_and_dark_both_define(finished):
     _, text, _ = finished
     style, body = text.split("</style>")
