@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from causeway.cluster.report.comparison import NO_CONTEXT, Comparison, Score
+from causeway.cluster.report.comparison import NO_CONTEXT, Comparison
 from causeway.cluster.report.style import COLOURS, STYLE
 
 WIDTH = 7.6  # inches
@@ -61,22 +61,22 @@ def _over_numbers(found: Comparison) -> Figure:
     colours = _colours(found)
     figure, axes = _axes(3.9)
     numbers = [float(group.label) for group in found.groups]  # type: ignore[arg-type]
-    for protocol in found.protocols:
+    logarithmic = min(numbers) > 0 and max(numbers) >= 4 * min(numbers)
+    span = max(numbers) - min(numbers)
+    for place, protocol in enumerate(found.protocols):
+        aside = place - (len(found.protocols) - 1) / 2  # so that intervals lie side by side
         known = [
-            (x, group.scores[protocol])
+            (x * 1.02**aside if logarithmic else x + 0.01 * aside * span, group.scores[protocol])
             for x, group in zip(numbers, found.groups, strict=True)
             if protocol in group.scores
         ]
         colour = colours[protocol]
-        axes.plot(
-            [x for x, _ in known], [score.mean for _, score in known], marker="o", color=colour,
-            label=protocol,
+        axes.errorbar(
+            [x for x, _ in known], [score.mean for _, score in known],
+            yerr=[score.ci95 or 0.0 for _, score in known], fmt="o-", markersize=6, capsize=0,
+            elinewidth=3, color=colour, ecolor=(colour, 0.25), label=protocol,
         )  # fmt: skip
-        axes.fill_between(
-            [x for x, _ in known], [_edge(score, -1) for _, score in known],
-            [_edge(score, 1) for _, score in known], color=colour, alpha=0.15, linewidth=0,
-        )  # fmt: skip
-    if min(numbers) > 0 and max(numbers) >= 4 * min(numbers):
+    if logarithmic:
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(FixedLocator(numbers))
@@ -87,10 +87,6 @@ def _over_numbers(found: Comparison) -> Figure:
         _fit(axes, found, horizontal=False)
     _legend(axes, len(found.protocols))
     return figure
-
-
-def _edge(score: Score, side: int) -> float:
-    return score.mean + side * (score.ci95 or 0.0)
 
 
 def _fit(axes: Axes, found: Comparison, *, horizontal: bool) -> None:
