@@ -158,6 +158,7 @@ def test_a_folder_of_another_lifetime_is_refused(whole):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 9])
 def test_ray_actors_play_what_this_process_plays(local_ray, whole, workers):
     config = dataclasses.replace(TINY, envs_per_task=2)  # three groups

@@ -29,6 +29,7 @@ def test_a_local_ray_listens_on_the_loopback_interface_alone(order):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_second_start_in_one_process_is_refused(local_ray):
     with pytest.raises(RayStartError, match=r"call ray\.shutdown\(\) first"):
         start_ray(RayConfig())
