@@ -13,7 +13,13 @@ import yaml
 
 from causeway.actors.summary import Summary, summarise
 from causeway.cluster.report.evaluated import read_evaluated
-from causeway.cluster.report.findings import CONDITIONS, OFFLINE_CONTEXT, ONLINE_CONTEXT, STAGES
+from causeway.cluster.report.findings import (
+    CONDITIONS,
+    OFFLINE_CONTEXT,
+    ONLINE_CONTEXT,
+    STAGES,
+    bounds,
+)
 from causeway.cluster.report.run_data import (
     CONFIG,
     RESULTS,
@@ -117,7 +123,7 @@ def compare(folders: Sequence[Path], *, by: str, stage: str | None) -> Compariso
     labels = [_setting(run, by) for run in runs]
     numeric = all(type(label) in (int, float) for label in labels)
     distinct = sorted(set(labels)) if numeric else list(dict.fromkeys(labels))  # type: ignore[type-var]
-    normalised = all(_bounds(run) is not None for run in runs)
+    normalised = all(bounds(run) is not None for run in runs)
     groups = [
         _group(
             label,
@@ -182,14 +188,6 @@ def _setting(run: RunData, by: str) -> Label:
     return label
 
 
-def _bounds(run: RunData) -> tuple[float, float] | None:
-    """The returns at score 0 and 1."""
-    low, high = run.summary(None, "random_return"), run.summary(None, "oracle_return")
-    if low is None or high is None or high.mean <= low.mean:
-        return None
-    return low.mean, high.mean
-
-
 def _group(label: Label, members: list[tuple[RunData, str]], *, normalised: bool, by: str) -> Group:
     seeds = [int(run.results.get("seed", 0)) for run, _ in members]
     for index, seed in enumerate(seeds):
@@ -234,9 +232,9 @@ def _returns(run: RunData, stage: str) -> dict[str, Summary]:
 
 
 def _normalised(run: RunData, value: Summary) -> Summary:
-    bounds = _bounds(run)
-    assert bounds is not None
-    low, high = bounds
+    known = bounds(run)
+    assert known is not None
+    low, high = known
     width = high - low
     return Summary(
         mean=(value.mean - low) / width,

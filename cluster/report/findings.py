@@ -92,12 +92,21 @@ def gap(run: RunData, stage: str) -> Summary | None:
     return difference(run.summary(stage, OFFLINE_CONTEXT), run.summary(stage, ONLINE_CONTEXT))
 
 
+def bounds(run: RunData) -> tuple[float, float] | None:
+    """The mean returns of random actions and of the oracle, where both are known and in order."""
+    low, high = run.summary(None, "random_return"), run.summary(None, "oracle_return")
+    if low is None or high is None or high.mean <= low.mean:
+        return None
+    return low.mean, high.mean
+
+
 def share_of_possible(run: RunData, value: Summary | None) -> float | None:
     """Where a return lies between random actions (0) and the oracle (1)."""
-    low, high = run.summary(None, "random_return"), run.summary(None, "oracle_return")
-    if value is None or low is None or high is None or high.mean <= low.mean:
+    known = bounds(run)
+    if value is None or known is None:
         return None
-    return (value.mean - low.mean) / (high.mean - low.mean)
+    low, high = known
+    return (value.mean - low) / (high - low)
 
 
 def direction(change: Summary) -> Literal["up", "down", "unclear"]:
