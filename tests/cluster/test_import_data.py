@@ -27,7 +27,8 @@ ROOT = Path(__file__).parents[2]
 LAYOUT = RowLayout(observation_size=2, action_size=2)
 # The command line, which goes no further than two tasks of an import.
 STALLS = """
-import itertools, sys, time
+import itertools, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 from causeway.cluster.cli.main import run
 from causeway.datasets.writer import DatasetWriter
 add, calls = DatasetWriter.add, itertools.count()

@@ -21,7 +21,7 @@ from tests.tiny_runs import (
     tiny_config,
 )
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ENDLESS = ("--schedule.updates.online", "1000000", "--schedule.evaluate_every", "1000000")
 UNHURRIED = ("--collector.num_envs", "1", "--collector.prior_env_steps", "200")
@@ -103,7 +103,6 @@ def test_redis_killed_comes_back_and_has_every_commit(long_run):
     assert_ledger_exact(run)
 
 
-@pytest.mark.slow
 def test_commits_made_while_redis_is_away_reach_it_without_another_one(long_run):
     """The ledger is complete although nothing is collected after the server's return."""
     run = long_run
@@ -130,7 +129,6 @@ def test_a_weight_store_killed_comes_back_with_the_newest_weights(long_run):
     assert_ledger_exact(run)
 
 
-@pytest.mark.slow
 def test_an_evaluator_killed_at_work_is_replaced_and_its_evaluation_done(
     local_ray, tmp_path, tiny_data
 ):
@@ -146,7 +144,6 @@ def test_an_evaluator_killed_at_work_is_replaced_and_its_evaluation_done(
     assert results_of(config.folder)["offline"]["prior_return"]["per_task"]
 
 
-@pytest.mark.slow
 def test_a_killed_learner_ends_the_run_in_words_and_resume_finishes_it(
     local_ray, tmp_path, tiny_data
 ):

@@ -30,7 +30,7 @@ from tests.tiny_runs import (
     tiny_config,
 )
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ENDLESS = ("--schedule.updates.online", "1000000", "--schedule.evaluate_every", "1000000")
 EAGER = ("--collection.env_steps_per_update", "1000")
@@ -82,7 +82,7 @@ def supervised(local_ray, tmp_path_factory, tiny_data):
     check()
 
 
-@pytest.mark.parametrize("role", ["learner", pytest.param("stream", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("role", ["learner", "stream"])
 def test_a_killed_learner_or_stream_comes_back_from_the_last_checkpoint(supervised, role, capsys):
     run = supervised
     goes_on(run)
@@ -103,7 +103,6 @@ def test_a_killed_learner_or_stream_comes_back_from_the_last_checkpoint(supervis
     assert "recovered" in kinds
 
 
-@pytest.mark.slow
 def test_a_rollout_whose_labelled_part_is_damaged_is_labelled_anew(supervised, capsys):
     run = supervised
     goes_on(run)
@@ -140,7 +139,6 @@ def test_a_clock_that_jumps_moves_nothing(supervised, monkeypatch):
         assert control.heartbeats()["driver"].age_s < 30.0
 
 
-@pytest.mark.slow
 def test_a_learner_that_hangs_is_given_up_after_its_time(local_ray, tmp_path, tiny_data, capsys):
     hurried = ("--schedule.block_timeout_s", "15")
     config = tiny_config(tmp_path, tiny_data, *ENDLESS, *EAGER, *hurried, "--run.name", "hangs")
@@ -160,7 +158,6 @@ def test_a_learner_that_hangs_is_given_up_after_its_time(local_ray, tmp_path, ti
     check()
 
 
-@pytest.mark.slow
 def test_a_learner_that_is_lost_again_and_again_ends_the_run(local_ray, tmp_path, tiny_data):
     once = ("--schedule.recoveries", "1", "--schedule.checkpoint_every", "1000000")
     config = tiny_config(tmp_path, tiny_data, *ENDLESS, *EAGER, *once, "--run.name", "lost")
@@ -174,7 +171,6 @@ def test_a_learner_that_is_lost_again_and_again_ends_the_run(local_ray, tmp_path
             advance_supervised(run, lambda: False)
 
 
-@pytest.mark.slow
 def test_half_of_the_collectors_killed_again_and_again_cost_only_their_rollouts(
     local_ray, tmp_path, tiny_data, capsys
 ):
@@ -211,7 +207,6 @@ class FaultyRobot(PointRobot):
 """
 
 
-@pytest.mark.slow
 def test_a_collector_whose_code_raises_each_time_ends_the_run_with_its_traceback(
     local_ray, tmp_path
 ):
@@ -259,7 +254,6 @@ def fill(path):
             pass
 
 
-@pytest.mark.slow
 def test_a_full_disk_stops_neither_learner_nor_run_and_all_goes_on_with_room(
     local_ray, tmp_path, tiny_data, capsys
 ):
@@ -288,7 +282,6 @@ def test_a_full_disk_stops_neither_learner_nor_run_and_all_goes_on_with_room(
         subprocess.run(["umount", str(small)], check=True)
 
 
-@pytest.mark.slow
 def test_a_part_damaged_while_the_run_is_at_work_costs_that_part_alone(
     local_ray, tmp_path, tiny_data
 ):
