@@ -120,10 +120,7 @@ class MetaSampler:
         self._config = config
         self._generator = np.random.Generator(np.random.PCG64(seed))
         self._memory = RecycledMemory()
-        # A stream moves on once a meta-batch is drawn; where all rows are there, it may be several.
-        is_streamed = any(b.offline.num_reachable < b.offline.num_rows for b in buffers.values())
-        per_batch = config.tasks_per_batch
-        self._places_at_once = per_batch if is_streamed else max(per_batch, PLACES_AT_ONCE)
+        self._places_at_once = _places_at_once(self._buffers, config)
 
     @property
     def online_share(self) -> float:
@@ -246,6 +243,23 @@ class MetaSampler:
             taken=context,
         )
         return context, transitions
+
+
+def _places_at_once(buffers: Mapping[int, TaskBuffer], config: SamplerConfig) -> int:
+    """How many places are drawn together: a stream moves on only behind all of them.
+
+    So one that is drawn from for several of them is to stay about where it is: what they draw from
+    it, on average, is not to use up a row group.
+    """
+    sources = [buffer.offline for buffer in buffers.values()]
+    pools = [each.num_reachable for each in sources if each.num_reachable < each.num_rows]
+    at_once = PLACES_AT_ONCE
+    if pools:
+        rows_per_group = min(pools) / config.pool_row_groups
+        rows_per_draw = config.context_per_task + config.transitions_per_task
+        draws_per_group = int(config.reuse * rows_per_group / rows_per_draw)
+        at_once = min(at_once, len(buffers) * draws_per_group)
+    return max(config.tasks_per_batch, at_once)
 
 
 def _check_buffers(buffers: Mapping[int, TaskBuffer], config: SamplerConfig) -> None:
