@@ -18,6 +18,7 @@ import torch
 from causeway.actors.rounds import Round
 from causeway.actors.tasks.family import find_split
 from causeway.actors.tasks.registry import load_family
+from causeway.cluster.allocation import keep_freed_memory
 from causeway.cluster.config_io import ConfigError, to_plain
 from causeway.cluster.lifetime import Lifetime, LifetimeConfig, Moment
 from causeway.cluster.lifetime_curve import write_curve
@@ -107,6 +108,7 @@ def collect_lifetime(
     if not overwrite:
         _refuse_existing(place)
     torch.set_num_threads(config.lifetime.learner_threads)
+    keep_freed_memory()
     folder = agent if agent is not None else _beside(place)
     lifetime = Lifetime(config.lifetime, folder)
     with _players(lifetime, workers) as play:

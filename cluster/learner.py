@@ -18,6 +18,7 @@ from causeway.actors.collector import Collector, Rollout
 from causeway.actors.oracle import OracleCollector
 from causeway.actors.tasks.family import find_split
 from causeway.actors.tasks.registry import load_family
+from causeway.cluster.allocation import keep_freed_memory
 from causeway.cluster.checkpoint import (
     Checkpoint,
     has_checkpoints,
@@ -50,6 +51,7 @@ class LearnerService:
 
     def __init__(self, config: RunConfig, layout: RowLayout) -> None:
         torch.set_num_threads(config.trainer.threads)
+        keep_freed_memory()
         self._config = config
         self._layout = layout
         self._diverged_in: Path | None = None  # the file of the block in which training diverged
