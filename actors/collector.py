@@ -5,8 +5,10 @@ holds no reward function, no goal and no family: where it needs a reward, to inf
 it asks the policy's own decoder for one.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
@@ -36,6 +38,7 @@ class CollectorConfig:
 
     num_envs: int = 10  # environments of one assignment stepped together, at most
     batch_envs: int = 64  # environments of all assignments stepped together, at most
+    threads: int = 1  # that share the assignments; each steps so many environments together
     prior_env_steps: int = 400  # at least so many with z ~ prior
     posterior_env_steps: int = 600  # then at least so many with z ~ posterior
     context_size: int | None = 64  # transitions; more are subsampled to it, None takes all
@@ -43,7 +46,7 @@ class CollectorConfig:
     actions: ActionChoice = "stochastic"  # "deterministic" gathers just what adaptation will meet
 
     def __post_init__(self) -> None:
-        for name in ("num_envs", "batch_envs", "context_size"):
+        for name in ("num_envs", "batch_envs", "threads", "context_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"CollectorConfig.{name} must be at least 1, got {value}")
@@ -102,10 +105,9 @@ class Collector:
         index: int,
     ) -> None:
         self._policy = policy
-        self._family_dynamics = family_dynamics
         self._layout = layout
         self._config = config
-        self._manner = Manner(
+        manner = Manner(
             action_size=layout.action_size,
             horizon=horizon,
             latent_per=config.latent_per,
@@ -114,7 +116,9 @@ class Collector:
         self._seed = seed
         self._index = index
         self._version: Version | None = None
-        self._dynamics: tuple[tuple[Any, ...], Dynamics] | None = None  # the last, and of what
+        self._teams = [
+            _Team(policy, family_dynamics, manner, config) for _ in range(config.threads)
+        ]
 
     def __repr__(self) -> str:
         return f"Collector[{self._index}]"
@@ -142,17 +146,62 @@ class Collector:
                 "call set_weights, or what it gathers comes from a policy that no one trained"
             )
         collections = [self._begin(assignment) for assignment in assignments]
-        waiting, at_work = deque(collections), list[Collection]()
-        while waiting or at_work:
-            while waiting and len(at_work) < self._places():
-                at_work.append(waiting.popleft())
-            self._roll(at_work)
-            at_work = [one for one in at_work if not one.is_complete]
+        waiting, teams = deque(collections), self._teams[: len(collections)]
+        if len(teams) > 1:
+            at_most = ceil(len(collections) / len(teams))  # so that no team takes another's share
+            # A new thread takes over torch's number of threads once it has asked for it.
+            with ThreadPoolExecutor(len(teams), initializer=torch.get_num_threads) as pool:
+                for done in [pool.submit(team.work_off, waiting, at_most) for team in teams]:
+                    done.result()
+        elif teams:
+            teams[0].work_off(waiting, len(collections))
         return [self._rollout_of(one, self._version) for one in collections]
 
     def _begin(self, assignment: Assignment) -> "Collection":
         generators = Generators.from_key(self._seed, assignment.sequence)
         return Collection(self._policy, self._layout, self._config, assignment, generators)
+
+    def _rollout_of(self, collection: "Collection", version: Version) -> Rollout:
+        return Rollout(
+            task_id=collection.assignment.task_id,
+            trajectories=collection.trajectories,
+            version=version,
+            collector=self._index,
+            sequence=collection.assignment.sequence,
+        )
+
+
+class _Team:
+    """Environments, and the thread that steps them."""
+
+    def __init__(
+        self,
+        policy: AdaptivePolicy,
+        make_dynamics: Callable[[Sequence[Mapping[str, float]]], Dynamics],
+        manner: Manner,
+        config: CollectorConfig,
+    ) -> None:
+        self._policy, self._make_dynamics = policy, make_dynamics
+        self._manner, self._config = manner, config
+        self._dynamics: tuple[tuple[Any, ...], Dynamics] | None = None  # the last, and of what
+
+    def work_off(self, waiting: "deque[Collection]", at_most: int) -> None:
+        """Completes collections until none waits; other teams may take from the same ones.
+
+        Args:
+            waiting: those that nobody is at.
+            at_most: how many are at work side by side, where there is room for so many.
+        """
+        at_most = min(at_most, self._places())
+        at_work: list[Collection] = []
+        while True:
+            with contextlib.suppress(IndexError):  # no more wait
+                while len(at_work) < at_most:
+                    at_work.append(waiting.popleft())
+            if not at_work:
+                return
+            self._roll(at_work)
+            at_work = [one for one in at_work if not one.is_complete]
 
     def _roll(self, collections: "list[Collection]") -> None:
         """One episode in every environment of all the collections."""
@@ -175,17 +224,8 @@ class Collector:
         if self._dynamics is None or self._dynamics[0] != parameters:
             lanes = self._lanes()
             entries = [one for one in tasks_dynamics for _ in range(lanes)]
-            self._dynamics = (parameters, self._family_dynamics(entries))
+            self._dynamics = (parameters, self._make_dynamics(entries))
         return self._dynamics[1]
-
-    def _rollout_of(self, collection: "Collection", version: Version) -> Rollout:
-        return Rollout(
-            task_id=collection.assignment.task_id,
-            trajectories=collection.trajectories,
-            version=version,
-            collector=self._index,
-            sequence=collection.assignment.sequence,
-        )
 
     def _lanes(self) -> int:
         """As many environments as can be used at once, without gathering far beyond the goal."""

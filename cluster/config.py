@@ -132,6 +132,7 @@ class CollectionSection:
     """How unlabelled rollouts are gathered while a stage collects."""
 
     collectors: int = 2
+    tasks_at_once: int = 1  # collections that a collector makes side by side, one in each task
     env_steps_per_update: float = 5.0  # collectors are held back beyond it, never the learner
     warmup_env_steps: int = 5_000  # of the stage's first rollouts, before its first update
     publish_every: int = 50  # updates between two versions of the weights; whole blocks
@@ -150,7 +151,12 @@ class CollectionSection:
                 "CollectionSection.env_steps_per_update must be positive, got "
                 f"{self.env_steps_per_update}"
             )
-        for name, least in (("warmup_env_steps", 0), ("publish_every", 1), ("max_staleness", 1)):
+        for name, least in (
+            ("tasks_at_once", 1),
+            ("warmup_env_steps", 0),
+            ("publish_every", 1),
+            ("max_staleness", 1),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(
                     f"CollectionSection.{name} must be at least {least}, got {getattr(self, name)}"

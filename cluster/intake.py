@@ -101,25 +101,29 @@ class Intake:
         return sum(self._staleness) / len(self._staleness) if self._staleness else None
 
     def start(self, handle: Any) -> Call:
-        """Sends a collector its next collection."""
-        sequence = self.next_sequence
-        self.next_sequence += 1
+        """Sends a collector its next collections."""
+        sequence, count = self.next_sequence, self._config.collection.tasks_at_once
+        self.next_sequence += count
         collector = self._config.collector
-        self._assigned_steps[sequence] = collector.prior_env_steps + collector.posterior_env_steps
-        assignments = self._parts.stream.assign.remote(sequence)
-        payload, metadata = handle.collect.options(num_returns=2).remote(assignments)
-        return Call(payload, metadata, tag=sequence)
+        steps = collector.prior_env_steps + collector.posterior_env_steps
+        self._assigned_steps[sequence] = count * steps
+        assignments = self._parts.stream.assign.remote(sequence, count)
+        *payloads, metadata = handle.collect.options(num_returns=count + 1).remote(assignments)
+        return Call(payloads, metadata, tag=sequence)
 
     def give_up(self, sequence: int | None, reason: str) -> None:
-        """Notes a collection that failed with its collector."""
+        """Notes collections that failed with their collector."""
         if sequence is not None:
             self._assigned_steps.pop(sequence, None)
-            self.dropped[reason] += 1
+            self.dropped[reason] += self._config.collection.tasks_at_once
 
     def take(self, done: Done, updates: int) -> None:
-        """Commits a gathered rollout and sends it on its way, unless it is stale or refused."""
-        record: ShardRecord = done.metadata
+        """Commits gathered rollouts and sends them on their way, unless stale or refused."""
         self._assigned_steps.pop(done.tag, None)
+        for payload, record in zip(done.payload, done.metadata, strict=True):
+            self._take_one(payload, record, updates)
+
+    def _take_one(self, payload: Any, record: ShardRecord, updates: int) -> None:
         staleness = updates - record.version
         if record.generation != self._epoch or staleness > self._config.collection.max_staleness:
             self._drop(record, "stale")
@@ -130,7 +134,7 @@ class Intake:
             self._drop(record, answer.value)
         elif int(record.shard_id) not in self._taken:
             self.committed += 1
-            self._send(record, done.payload, attempt=1)
+            self._send(record, payload, attempt=1)
 
     def settle(self) -> list[ShardRecord]:
         """The rollouts that have arrived in the buffers since the last call.
@@ -186,9 +190,10 @@ class Intake:
         return len(missing)
 
     def abandon(self, done: Done) -> None:
-        """Gives up a rollout that arrives when the run has ended."""
+        """Gives up rollouts that arrive when the run has ended."""
         self._assigned_steps.pop(done.tag, None)
-        self._drop(done.metadata, "abandoned")
+        for record in done.metadata:
+            self._drop(record, "abandoned")
 
     def _send(self, record: ShardRecord, payload: Any, *, attempt: int) -> None:
         """Labels and appends a rollout; without a payload, from its file."""

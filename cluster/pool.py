@@ -66,12 +66,12 @@ class PoolConfig:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call in flight, made with `num_returns=2`.
+    """One call in flight, made with `num_returns` of 2 or more.
 
-    The pool's process owns both results, so the payload survives the death of the actor.
+    The pool's process owns all results, so the payload survives the death of the actor.
     """
 
-    payload: Any  # reference; the pool never looks into it
+    payload: Any  # reference, or a list of them; the pool never looks into it
     metadata: Any  # reference to something small, which the pool fetches
     tag: Any = None  # the caller's own, handed back with the outcome
 
@@ -81,7 +81,7 @@ class Done:
     """A call that was answered. The payload may still be lost with the node that holds it."""
 
     index: int
-    payload: Any  # reference
+    payload: Any  # reference, or a list of them
     metadata: Any
     tag: Any
 

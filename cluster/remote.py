@@ -163,16 +163,22 @@ class CollectorActor:
     def __repr__(self) -> str:
         return self._label
 
-    def collect(self, assignments: list[Assignment]) -> tuple[Rollout, ShardRecord]:
-        """One collection: the rollout, and what the ledger is to know of its file."""
+    def collect(
+        self, assignments: list[Assignment]
+    ) -> tuple[*tuple[Rollout, ...], list[ShardRecord]]:
+        """The assignments' rollouts and, last, what the ledger is to know of their files."""
         weights = self._reader.pull()
         if weights is not None:
             self._collector.set_weights(weights, self._reader.key)
-        (rollout,) = self._collector.collect(assignments)
+        rollouts = self._collector.collect(assignments)
+        return (*rollouts, [self._written(rollout) for rollout in rollouts])
+
+    def _written(self, rollout: Rollout) -> ShardRecord:
+        """Writes a rollout's file."""
         path = f"{SHARDS_NAME}/{rollout.sequence:08d}-{self._epoch}.parquet"
         shard = self._write(self._folder / path, rollout)
         generation, version = rollout.version
-        return rollout, ShardRecord(
+        return ShardRecord(
             shard_id=f"{rollout.sequence:08d}",
             path=path,
             sha256=shard.sha256,

@@ -27,6 +27,7 @@ CHANGEABLE = (
     "collection.collectors",
     "collection.cpus_per_collector",
     "collection.resources",
+    "collector.threads",
     "ray",
     "redis",
     "pool",

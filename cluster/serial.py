@@ -130,14 +130,15 @@ class SerialRun:
         position = self.schedule.position
         if position.stage_env_steps >= allowed_env_steps:
             return
+        at_once = self._config.collection.tasks_at_once
         updates, weights = self._learner.weights()
         self._collector.set_weights(weights, (0, updates))
         while position.stage_env_steps < allowed_env_steps:
-            sequence = position.next_sequence
-            for rollout in self._collector.collect(self._stream.assign(sequence)):
+            assignments = self._stream.assign(position.next_sequence, at_once)
+            for rollout in self._collector.collect(assignments):
                 contexts = self._stream.labelling_contexts(
-                    rollout.task_id, sequence, len(rollout.trajectories)
+                    rollout.task_id, rollout.sequence, len(rollout.trajectories)
                 )
                 self._stream.append(self._learner.label(rollout, contexts))
                 self.schedule.take_in(rollout.env_steps)
-            position.next_sequence += 1
+            position.next_sequence += at_once

@@ -101,18 +101,19 @@ class TaskStream:
         block = self._sampler.sample_block(updates)
         return block, self.state() if with_state else None
 
-    def assign(self, sequence: int) -> list[Assignment]:
-        """The collection with that number; which task it is in depends on seed and number alone."""
+    def assign(self, first: int, count: int = 1) -> list[Assignment]:
+        """The collections from a number on; what each is depends on seed and number alone."""
+        return [self._assignment(sequence) for sequence in range(first, first + count)]
+
+    def _assignment(self, sequence: int) -> Assignment:
         generator = np.random.default_rng([self._config.run.seed, sequence, 1])
         task = int(generator.choice(list(self._buffers)))
-        return [
-            Assignment(
-                task_id=task,
-                dynamics=self._tasks[task].dynamics,
-                labelling_context=self._offline(task, generator, 4),
-                sequence=sequence,
-            )
-        ]
+        return Assignment(
+            task_id=task,
+            dynamics=self._tasks[task].dynamics,
+            labelling_context=self._offline(task, generator, 4),
+            sequence=sequence,
+        )
 
     def labelling_contexts(self, task: int, sequence: int, count: int) -> list[Rows]:
         """Offline transitions of the task, drawn anew for each of `count` trajectories.

@@ -1,5 +1,6 @@
 """Collections side by side: faster, and each as it is alone."""
 
+import threading
 from functools import partial
 
 import numpy as np
@@ -96,6 +97,32 @@ def test_no_more_environments_are_stepped_together_than_there_is_room_for():
         [assignment(n, logged_rows()) for n in range(5)]
     )
     assert {len(asked) for asked in counted.asked} == {6, 3}  # two at once, then the fifth
+
+
+def test_threads_share_what_there_is_to_do_and_change_nothing_of_it():
+    started = set()
+
+    def dynamics(tasks_dynamics):
+        started.add((threading.get_ident(), len(tasks_dynamics)))
+        return PointRobot.dynamics(tasks_dynamics)
+
+    rows = logged_rows()
+    given = [assignment(n, rows) for n in range(5)]
+    threaded = make(smac_policy(), dynamics=dynamics, num_envs=3, threads=2).collect(given)
+    plain = make(smac_policy(), num_envs=3).collect(given)
+    for left, right in zip(threaded, plain, strict=True):
+        assert_same_trajectories(left, right)
+    assert len({thread for thread, _ in started}) == 2
+    assert max(count for _, count in started) == 9  # three of five at once
+
+
+def test_what_fails_in_a_thread_is_told():
+    def dynamics(tasks_dynamics):
+        raise ValueError("no such robot")
+
+    collector = make(dynamics=dynamics, threads=2)
+    with pytest.raises(ValueError, match="no such robot"):
+        collector.collect([assignment(n, logged_rows()) for n in range(2)])
 
 
 def test_dynamics_are_kept_from_one_collection_to_the_next():

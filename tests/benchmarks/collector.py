@@ -3,12 +3,12 @@
 Both act in half-cheetahs of horizon 200, RLlib's in gymnasium's with as many environments as
 ours. Ours also infers posteriors and labels what it gathered, as it does in a run. With one
 thread, figures count seconds of the processor, so that other work on the machine does not decide
-them; with two they count seconds of the clock. RLlib's runner has one thread in either case.
+them; with two, of which each steps a batch of its own, they count seconds of the clock. RLlib's
+runner has one thread in either case.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import gymnasium
@@ -23,7 +23,7 @@ from causeway.learners.smac import Smac, SmacConfig
 from tests.benchmarks.harness import Options, Row, interleaved, timed
 
 HIDDEN = (300, 300, 300)
-ASSIGNMENTS = 21  # of three environments each: what a batch of 64 has room for
+ASSIGNMENTS = 21  # for each thread, of three environments: what a batch of 64 has room for
 ROUNDS = 5
 FAMILY = CheetahVel()
 LAYOUT = RowLayout(FAMILY.observation_size, FAMILY.action_size)
@@ -33,16 +33,15 @@ def run(options: Options) -> Iterator[Row]:
     """One row for each number of threads."""
     torch.set_num_threads(options.threads)
     prepare_process()
-    theirs = RllibRunner()
     for threads, unit, clock, target in (
         (1, "environment steps per CPU-second", time.process_time, 3.5),
         (2, "environment steps/s", time.perf_counter, 5.8),
     ):
-        ours = OurCollector(threads)
+        ours, theirs = OurCollector(threads), RllibRunner(3 * threads * ASSIGNMENTS)
         measures = [rate_of(side, clock, options) for side in (ours, theirs)]
         rates = interleaved(*measures, rounds=options.scaled(ROUNDS))
         yield Row.rates(
-            f"{threads} simulator thread{'s' * (threads > 1)}, 1 for the network; RLlib's runner",
+            f"{threads} thread{'s' * (threads > 1)}; RLlib's runner, which has one",
             ours=rates[0],
             theirs=rates[1],
             target=target,
@@ -76,24 +75,24 @@ class OurCollector:
         policy = Smac(*sizes(), SmacConfig(actor_hidden=HIDDEN)).policy()
         self._collector = Collector(
             policy,
-            partial(CheetahVel.dynamics, threads=threads),
+            CheetahVel.dynamics,
             LAYOUT,
             horizon=FAMILY.horizon,
-            config=CollectorConfig(),
+            config=CollectorConfig(threads=threads),
             seed=0,
             index=0,
         )
         self._collector.set_weights(policy.state_dict(), (1, 0))
         self._rows = np.random.default_rng(0).normal(size=(400, LAYOUT.width)).astype(np.float32)
-        self._sequence = 0
+        self._sequence, self._count = 0, threads * ASSIGNMENTS
 
     def collect(self, options: Options) -> int:
         """One collection for each assignment; gives its environment steps."""
         disable_profiling()
-        self._sequence += ASSIGNMENTS
+        self._sequence += self._count
         assignments = [
             Assignment(task_id=0, dynamics={}, labelling_context=self._rows, sequence=sequence)
-            for sequence in range(self._sequence - ASSIGNMENTS, self._sequence)
+            for sequence in range(self._sequence - self._count, self._sequence)
         ]
         return sum(rollout.env_steps for rollout in self._collector.collect(assignments))
 
@@ -101,7 +100,7 @@ class OurCollector:
 class RllibRunner:
     """RLlib's environment runner in this process, as an algorithm of its would use it."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_envs: int) -> None:
         from ray.rllib.algorithms.ppo import PPOConfig
         from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
         from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
@@ -110,7 +109,7 @@ class RllibRunner:
         config = (
             PPOConfig()
             .environment(lambda _: gymnasium.make("HalfCheetah-v5", max_episode_steps=200))
-            .env_runners(num_env_runners=0, num_envs_per_env_runner=3 * ASSIGNMENTS)
+            .env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs)
             .rl_module(model_config=model)
         )
         self._runner: Any = SingleAgentEnvRunner(config=config)

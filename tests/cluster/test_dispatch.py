@@ -52,7 +52,8 @@ def finished(local_ray, tmp_path_factory):
     family = f"{folder}/guarded.py:GuardedRobot"
     data = make_data(folder / "data", family)
     overrides = ("--data.family", family, "--schedule.keep_checkpoints", "9")
-    config = tiny_config(folder, data, *overrides, "--collection.collectors", "2")
+    overrides += ("--collection.collectors", "2", "--collection.tasks_at_once", "2")
+    config = tiny_config(folder, data, *overrides)
     with distributed_run(config) as run:
         assert run.run(lambda: False)
         figures = run.figures()

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,8 @@ from causeway.cluster.evaluation import EvaluationService
 from causeway.cluster.metrics import read_metrics
 from causeway.cluster.report.evaluated import read_evaluated
 from causeway.cluster.serial import SerialRun
+from causeway.cluster.streams import open_data
+from causeway.datasets.shards import read_part
 from tests.tiny_runs import (
     checkpoint_after,
     online_parts,
@@ -109,6 +112,20 @@ def test_another_seed_gives_another_run(whole, tmp_path, tiny_data):
     other = run_serially(tmp_path, tiny_data, seed=4)
     ours, theirs = state_after(whole, LAST)[0], state_after(other, LAST)[0]
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_collections_made_at_once_are_what_each_is_alone(whole, tmp_path, tiny_data):
+    """As long as weights are the same, which are the offline stage's for the first two."""
+    together = run_serially(tmp_path, tiny_data, "--collection.tasks_at_once", "4")
+    numbers, layout = online_parts(together.folder), open_data(whole).layout
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) % 4 == 0
+    for number in (0, 1):
+        name = f"online/part-{number:08d}.parquet"
+        one, other = (read_part(c.folder / name, None, layout) for c in (together, whole))
+        assert len(one) == len(other) > 0
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(layout.pack(a), layout.pack(b))
 
 
 def test_how_often_is_evaluated_changes_nothing_of_what_is_learned(whole, tmp_path, tiny_data):
