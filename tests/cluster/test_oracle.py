@@ -14,7 +14,7 @@ from causeway.cluster.labelling import rewarded_rollout
 from causeway.datasets.batches import RowLayout
 from causeway.datasets.shards import read_part, read_shard, write_part
 from tests.actors.collecting import assignment, make
-from tests.tiny_runs import online_parts, results_of, serial_run, write_yaml
+from tests.tiny_runs import distributed_run, online_parts, results_of, serial_run, write_yaml
 
 
 def oracle_config(folder, data):
@@ -23,9 +23,15 @@ def oracle_config(folder, data):
     return load_run_config(path, ["--run.algorithm=pearl", "--collection.true_rewards=true"])
 
 
-def test_an_oracles_online_data_have_the_true_rewards(tmp_path, tiny_data):
+@pytest.mark.parametrize(
+    "wiring",
+    ["serial", pytest.param("distributed", marks=[pytest.mark.ray, pytest.mark.slow])],
+)
+def test_an_oracles_online_data_have_the_true_rewards(wiring, tmp_path, tiny_data, request):
     config = oracle_config(tmp_path, tiny_data)
-    with serial_run(config) as run:
+    if wiring == "distributed":
+        request.getfixturevalue("local_ray")
+    with (serial_run if wiring == "serial" else distributed_run)(config) as run:
         assert run.run(lambda: False)
     assert results_of(config.folder)["true_rewards"] is True
     family, layout = load_family("point-robot"), RowLayout(2, 2)
