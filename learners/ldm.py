@@ -14,12 +14,14 @@ The policy has an encoder of its own, which RL alone trains.
 
 Departs from the paper, which is online and on-policy: imaginary tasks are made of logged
 transitions of the tasks that they are mixed of, relabelled by the decoder; their dynamics stay
-real. RL is off-policy, its gradient reaches the policy's encoder through the critics alone, and the
-online stage is SMAC's. Before any context, z is that of a task that training met.
+real. With `decoded: task` the VAE decodes rewards of the task's other episodes too: in logs an
+episode differs little from itself, and what it tells may be of the episode and not of the task. RL
+is off-policy, its gradient reaches the policy's encoder through the critics alone, and the online
+stage is SMAC's. Before any context, z is that of a task that training met.
 """
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -61,6 +63,7 @@ class LdmConfig(ContextConfig):
     dropout: float = 0.5  # of the decoder's inputs, never of its latent; also where it labels
     kl_weight: float = 1.0
     prefixes: int = 50  # of a trajectory, from each of which all of its rewards are decoded
+    decoded: Literal["trajectory", "task"] = "trajectory"  # task: and rows of other episodes, ours
     imaginary_share: float = 0.2  # of imaginary tasks to real ones in a meta-batch, offline
     imaginary_label_share: float = 0.125  # of the rollouts labelled as imaginary tasks, online
     mixture_scale: float = 1.0  # beta: 1 interpolates between tasks, more extrapolates; ant-goal: 2
@@ -219,7 +222,7 @@ class Ldm(ContextBased):
     def losses(self, batch: MetaBatch, stage: Stage, generator: torch.Generator) -> Losses:
         """The VAE's on real data alone, or those of RL on real and imaginary tasks."""
         if "vae" in stage.trains:
-            return self._vae_losses(batch.context, generator)
+            return self._vae_losses(batch, generator)
         num_real = len(batch.task)
         if not stage.collects:
             with torch.no_grad():
@@ -278,9 +281,9 @@ class Ldm(ContextBased):
         )
         return replace(part, reward=reward)
 
-    def _vae_losses(self, context: ContextBatch, generator: torch.Generator) -> Losses:
+    def _vae_losses(self, batch: MetaBatch, generator: torch.Generator) -> Losses:
         """The bound of all rewards from the beliefs after some prefixes."""
-        config = self.config
+        config, context, others = self.config, batch.context, batch.transitions
         chain = self.vae.belief(context)  # [N, K + 1, 2, Z]
         kl = chain_kl(chain)
         length = kl.shape[1]
@@ -288,21 +291,21 @@ class Ldm(ContextBased):
         chosen = order[: config.prefixes]
         belief = chain[:, 1:][:, chosen].flatten(0, 1)  # [N * P, 2, Z]
         m = draw_gaussian(belief, standard_normal(belief[:, 0].shape, belief, generator))
-        whole = [
-            part.repeat_interleave(len(chosen), 0)
-            for part in (context.observation, context.action, context.next_observation)
-        ]
-        predicted = self.vae.decoder(*whole, m, generator)
-        shape = (len(kl), len(chosen), length)
+        names = ("observation", "action", "next_observation", "reward")
+        decoded = [getattr(context, name) for name in names]
+        if config.decoded == "task":
+            pairs = zip(decoded, (getattr(others, name) for name in names), strict=True)
+            decoded = [torch.cat(pair, dim=1) for pair in pairs]
+        *inputs, reward = decoded
+        whole = [part.repeat_interleave(len(chosen), 0) for part in inputs]
+        predicted = self.vae.decoder(*whole, m, generator).view(len(kl), len(chosen), -1)
         minimised = {
-            "elbo": elbo_loss(
-                predicted.view(shape), context.reward, kl[:, chosen], kl_weight=config.kl_weight
-            )
+            "elbo": elbo_loss(predicted, reward, kl[:, chosen], kl_weight=config.kl_weight)
         }
         if self.vae.state_decoder is not None:
             states = self.vae.state_decoder(whole[0], whole[1], m, generator)
             minimised["state"] = (states - whole[2]).square().sum((1, 2)).mean()
-        error = (predicted.detach().view(shape) - context.reward[:, None]).square().mean()
+        error = (predicted.detach() - reward[:, None]).square().mean()
         return Losses(minimised, {"reward_error": error, "kl_per_step": kl.detach().mean()})
 
 

@@ -154,6 +154,26 @@ def test_no_imaginary_row_reaches_the_vaes_loss(monkeypatch):
     algorithm.losses(batch, ONLINE, generator())  # there, labels are what is imaginary
 
 
+@pytest.mark.parametrize("decoded", ["trajectory", "task"])
+def test_what_is_decoded_is_the_context_and_where_asked_for_other_rows_of_the_task(
+    decoded, monkeypatch
+):
+    given = []
+
+    def spy(predicted, reward, kl, *, kl_weight):
+        given.append((predicted, reward))
+        return predicted.mean()
+
+    monkeypatch.setattr(ldm, "elbo_loss", spy)
+    algorithm, batch = make(decoded=decoded), make_batch()
+    algorithm.losses(batch, VAE, generator())
+    ((predicted, reward),) = given
+    parts = [batch.context.reward, batch.transitions.reward]
+    expected = torch.cat(parts if decoded == "task" else parts[:1], dim=1)
+    assert torch.equal(reward, expected)
+    assert predicted.shape[2] == expected.shape[1]
+
+
 def label(policy, seed):
     batch = make_batch()
     t = batch.transitions
