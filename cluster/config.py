@@ -132,7 +132,7 @@ class CollectionSection:
     """How unlabelled rollouts are gathered while a stage collects."""
 
     collectors: int = 2
-    tasks_at_once: int = 1  # collections that a collector makes side by side, one in each task
+    tasks_at_once: int = 1  # collections that a collector makes side by side, each in its task
     env_steps_per_update: float = 5.0  # collectors are held back beyond it, never the learner
     warmup_env_steps: int = 5_000  # of the stage's first rollouts, before its first update
     publish_every: int = 50  # updates between two versions of the weights; whole blocks
