@@ -211,6 +211,20 @@ class Ant(Robot):
         return np.asarray((height < 0.2) | (height > 1.0))
 
 
+class PlacedAnt(Ant):
+    """An ant that sees where it is.
+
+    observation  qpos (15), qvel (14)
+    """
+
+    observation_size = 29
+
+    def observe(self, out: Float[np.ndarray, "N 29"]) -> None:
+        """Writes observations into an array of float32 or float64."""
+        out[:, :15] = self._qpos
+        out[:, 15:] = self._qvel
+
+
 class Humanoid(Robot):
     """Humanoid: 17 joints on two legs.
 

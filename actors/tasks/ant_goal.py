@@ -3,8 +3,8 @@
     reward       -distance(xy, goal) - 0.1 sum a^2 - contact cost, with xy of the torso after the
                  step
     horizon      200 steps of 0.05 s, then truncated; nothing terminates
-    observation  27: qpos without x and y, qvel, so that where the ant is it must know from what it
-                 did
+    observation  29: qpos, x and y included, and qvel: what it earns is told by where the ant is,
+                 so without these no transition would tell the goal
 
 The contact cost, 5e-4 sum clip(contact force, -1, 1)^2, is inert: contact forces on bodies are 0
 here (see `robots.py`). The distance is Euclidean; PEARL and LDM add up |x| and |y|.
@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from causeway.actors.robots import Ant
+from causeway.actors.robots import PlacedAnt
 from causeway.actors.simulator import Simulator
 from causeway.actors.tasks.family import Split, Task
 from causeway.actors.tasks.locomotion import (
@@ -39,7 +39,7 @@ RADIUS = 3.0  # m, of the disc of goals
 LDM_INNER, LDM_OUTER, LDM_TEST = 1.0, 2.5, 1.75  # m
 
 
-class AntGoal(LocomotionFamily, robot=Ant):
+class AntGoal(LocomotionFamily, robot=PlacedAnt):
     """Ant to a goal on the ground: -distance - 0.1 sum a^2."""
 
     name = "ant-goal"
@@ -63,14 +63,16 @@ class AntGoal(LocomotionFamily, robot=Ant):
     @staticmethod
     def dynamics(tasks_dynamics: Sequence[Mapping[str, float]], threads: int = 1) -> Simulator:
         """One ant per entry; all of them move alike, so every entry must be empty."""
-        return simulate(Ant, tasks_dynamics, edit=None, ends_when_fallen=False, threads=threads)
+        return simulate(
+            PlacedAnt, tasks_dynamics, edit=None, ends_when_fallen=False, threads=threads
+        )
 
     def reward(
         self,
         task_rewards: Sequence[Mapping[str, float]],
-        observation: Float32[np.ndarray, "N *rest 27"],
+        observation: Float32[np.ndarray, "N *rest 29"],
         action: Float32[np.ndarray, "N *rest 8"],
-        next_observation: Float32[np.ndarray, "N *rest 27"],
+        next_observation: Float32[np.ndarray, "N *rest 29"],
         measurement: Float64[np.ndarray, "N *rest 4"],
     ) -> Float32[np.ndarray, "N *rest"]:
         """The rewards of N tasks' transitions."""

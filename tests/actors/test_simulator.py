@@ -5,12 +5,12 @@ import mujoco
 import numpy as np
 import pytest
 
-from causeway.actors.robots import Ant, Cheetah, Hopper, Humanoid, Walker, load_model
+from causeway.actors.robots import Ant, Cheetah, Hopper, Humanoid, PlacedAnt, Walker, load_model
 from causeway.actors.rollout import run_episodes
 from causeway.actors.simulator import Simulator
 from causeway.actors.tasks.family import Dynamics
 
-ROBOTS = [Cheetah, Hopper, Walker, Ant, Humanoid]
+ROBOTS = [Cheetah, Hopper, Walker, Ant, PlacedAnt, Humanoid]
 # What gymnasium observes of each: its environment, and how many of our first columns that is. The
 # last 84 of the humanoid's are contact forces, which are not simulated.
 GYMNASIUM = {
@@ -18,6 +18,14 @@ GYMNASIUM = {
     Hopper: ("Hopper-v5", {}, 11),
     Walker: ("Walker2d-v5", {}, 17),
     Ant: ("Ant-v5", {"include_cfrc_ext_in_observation": False}, 27),
+    PlacedAnt: (
+        "Ant-v5",
+        {
+            "include_cfrc_ext_in_observation": False,
+            "exclude_current_positions_from_observation": False,
+        },
+        29,
+    ),
     Humanoid: ("Humanoid-v4", {}, 292),
 }
 each_robot = pytest.mark.parametrize("robot", ROBOTS)
