@@ -248,7 +248,7 @@ def check_fit(config: RunConfig) -> None:
     """Raises ConfigError where the run does not fit its algorithm."""
     check_stages(config)
     check_rewards(config)
-    check_order(config)
+    check_contexts(config)
 
 
 def check_stages(config: RunConfig) -> None:
@@ -267,10 +267,15 @@ def check_stages(config: RunConfig) -> None:
         )
 
 
-def check_order(config: RunConfig) -> None:
-    """Raises ConfigError where the algorithm reads sequences and is not given any."""
-    reads = getattr(load_algorithm(config.run.algorithm), "READS_IN_ORDER", False)
-    if reads and not config.sampler.context_in_order:
+def check_contexts(config: RunConfig) -> None:
+    """Raises ConfigError where the algorithm reads contexts, or sequences, and is given none."""
+    algorithm = load_algorithm(config.run.algorithm)
+    if getattr(algorithm, "READS_CONTEXT", True) and config.sampler.context_per_task == 0:
+        raise ConfigError(
+            f"sampler.context_per_task must be at least 1 for {config.run.algorithm!r}, which "
+            "learns to read a task from its context; got 0"
+        )
+    if getattr(algorithm, "READS_IN_ORDER", False) and not config.sampler.context_in_order:
         raise ConfigError(
             f"sampler.context_in_order must be true for {config.run.algorithm!r}, whose encoder "
             "reads transitions in time order; got false: set it, and sampler.context_episodes to 1"

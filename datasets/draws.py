@@ -151,9 +151,9 @@ def _draw_sparse(
     """Distinct positions in random order, none of them taken: drawn again while they repeat."""
     num_places, count = len(ranges.first), int(ranges.from_first[0] + ranges.from_second[0])
     num_taken = 0 if taken is None else taken.shape[1]
-    begin = np.zeros((num_places, count), np.int64)
-    size = np.broadcast_to(ranges.first[:, None], begin.shape)
     has_second = bool(ranges.from_second.any())
+    size = np.broadcast_to(ranges.first[:, None], (num_places, count))
+    begin = np.broadcast_to(np.int32(0), size.shape)
     if has_second:
         is_second = np.arange(count) < ranges.from_second[:, None]
         begin = np.where(is_second, size, begin)
@@ -164,17 +164,19 @@ def _draw_sparse(
     if taken is not None:
         every[:, :num_taken] = taken
     drawn = every[:, num_taken:]
-    drawn[:] = generator.random(drawn.shape) * size
-    drawn += begin.astype(every.dtype)
+    np.multiply(generator.random(drawn.shape), size, out=drawn, casting="unsafe")
+    if has_second:
+        drawn += begin.astype(every.dtype)
     # Only whether two are equal matters below, so every outcome without a repetition is as likely.
-    pending = np.arange(num_places)
+    pending, unsure = np.arange(num_places), every
     while len(pending) > 0:
-        place, column = _find_repeated(every[pending])
+        place, column = _find_repeated(unsure)
         is_drawn = column >= num_taken
         place, column = pending[place[is_drawn]], column[is_drawn] - num_taken
         again = (generator.random(len(place)) * size[place, column]).astype(every.dtype)
         drawn[place, column] = again + begin[place, column]
         pending = np.unique(place)
+        unsure = every[pending]
     positions = drawn.astype(np.int64)
     return generator.permuted(positions, axis=1) if has_second else positions
 
@@ -185,10 +187,10 @@ def _find_repeated(
     """Places and columns of the positions that are in an earlier column of their place, too."""
     num_columns = every.shape[1]
     bits = num_columns.bit_length()
-    keys = (every << bits) | np.arange(num_columns, dtype=every.dtype)
+    keys = every << bits
+    keys |= np.arange(num_columns, dtype=every.dtype)
     keys.sort(axis=1)
-    position = keys >> bits
-    found = np.flatnonzero(position[:, 1:] == position[:, :-1])
+    found = np.flatnonzero((keys[:, 1:] ^ keys[:, :-1]) >> bits == 0)
     place, before = np.divmod(found, max(1, num_columns - 1))
     return place, keys[place, before + 1] & ((1 << bits) - 1)
 

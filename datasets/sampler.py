@@ -26,7 +26,7 @@ class SamplerConfig:
 
     tasks_per_batch: int = 4  # N
     transitions_per_task: int = 128  # B
-    context_per_task: int = 64  # K
+    context_per_task: int = 64  # K; 0 for what reads none
     distinct_tasks: bool = False  # whether a meta-batch may hold a task only once
     context_episodes: int | None = None  # M, whole ones, that a context is of; None: of any rows
     context_in_order: bool = False  # a context of episodes is consecutive rows, in time order
@@ -42,7 +42,6 @@ class SamplerConfig:
         for name in (
             "tasks_per_batch",
             "transitions_per_task",
-            "context_per_task",
             "memory_budget_bytes",
             "pool_row_groups",
             "row_group_rows",
@@ -51,6 +50,10 @@ class SamplerConfig:
                 raise ValueError(
                     f"SamplerConfig.{name} must be at least 1, got {getattr(self, name)}"
                 )
+        if self.context_per_task < 0:
+            raise ValueError(
+                f"SamplerConfig.context_per_task must be at least 0, got {self.context_per_task}"
+            )
         if (
             self.context_episodes is not None
             and not 1 <= self.context_episodes <= self.context_per_task
@@ -144,8 +147,8 @@ class MetaSampler:
             part = slice(begin, begin + at_once)
             self._fill(
                 places[part],
-                context.reshape(-1, *context.shape[2:])[part],
-                transitions.reshape(-1, *transitions.shape[2:])[part],
+                context.reshape(len(places), *context.shape[2:])[part],
+                transitions.reshape(len(places), *transitions.shape[2:])[part],
             )
         return MetaBlock(task=task, context=context, transitions=transitions)
 
@@ -190,10 +193,11 @@ class MetaSampler:
         transitions: Float32[np.ndarray, "P B W"],
     ) -> None:
         reaches = [self._buffers[each].reach() for each in task.tolist()]
-        in_context, others = self._choose(reaches)
-        for place, reach in enumerate(reaches):
-            reach.gather(in_context[place], context[place])
-            reach.gather(others[place], transitions[place])
+        positions = self._choose(reaches)
+        for chosen, rows in zip(positions, (context, transitions), strict=True):
+            if rows.shape[1] > 0:
+                for reach, at, into in zip(reaches, chosen, rows, strict=True):
+                    reach.gather(at, into)
         for reach in reaches:  # last: a task may be there twice, and positions hold until then
             reach.advance()
 

@@ -44,7 +44,8 @@ class Algorithm(Protocol):
     Its class is made as `Class(observation_size, action_size, config)` and says two things without
     being made: `Config`, the dataclass of its hyperparameters, and `STAGES`. A `Config` may have
     `outcome_discount`, see below. A class whose batches need contexts in time order says so by
-    `READS_IN_ORDER = True`, and its policy by `reads_in_order`.
+    `READS_IN_ORDER = True`, and its policy by `reads_in_order`; one whose batches need no context
+    by `READS_CONTEXT = False`.
     """
 
     STAGES: ClassVar[tuple[Stage, ...]]

@@ -177,6 +177,7 @@ class MultiTaskAwr:
     """A value network and a policy regressed on all tasks' logs at once."""
 
     Config = MultiTaskAwrConfig
+    READS_CONTEXT = False
     STAGES = (Stage(name="offline", trains=("policy", "value"), frozen=(), collects=False),)
 
     def __init__(self, observation_size: int, action_size: int, config: MultiTaskAwrConfig) -> None:

@@ -108,10 +108,7 @@ class Trainer:
                 weights nor a state, until it is loaded from a sound one.
         """
         self._refuse_diverged()
-        logs = [
-            self.update(block.meta_batch(index, self.layout, self.device))
-            for index in range(len(block))
-        ]
+        logs = [self.update(batch) for batch in block.meta_batches(self.layout, self.device)]
         means = BlockMeans(
             losses=_means([log.minimised for log in logs]),
             watched=_means([log.watched for log in logs]),

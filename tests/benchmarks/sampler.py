@@ -6,6 +6,7 @@ meta-batch ends as float32 tensors on either side.
 
 import multiprocessing
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -49,7 +50,7 @@ def mapped_rows(data: LargeSet) -> Iterable[Row]:
     """All transitions in memory on either side: 16 x 256 of them, and with as many in contexts."""
     mapped = {"mode": "mapped", "memory_budget_bytes": 2 * data.bytes}
     contexts: dict[str, dict[str, int]] = {
-        "no context": {"context_per_task": 1},
+        "no context": {"context_per_task": 0},
         "contexts of any 256 rows": {"context_per_task": ROWS},
         "256 rows of 2 episodes as context": {"context_per_task": ROWS, "context_episodes": 2},
     }
@@ -144,9 +145,9 @@ def sampler_config(**changes: object) -> SamplerConfig:
 
 
 def stream_config(budget_bytes: int) -> SamplerConfig:
-    """Streamed, each transition drawn once on average, and no context but one row."""
+    """Streamed, each transition drawn once on average, and no context."""
     return sampler_config(
-        mode="streamed", context_per_task=1, reuse=1.0, memory_budget_bytes=budget_bytes
+        mode="streamed", context_per_task=0, reuse=1.0, memory_budget_bytes=budget_bytes
     )
 
 
@@ -157,9 +158,7 @@ def sampling(data: LargeSet, config: SamplerConfig) -> Iterator[Callable[[], Non
         sampler = MetaSampler(opened.buffers, config, 0)
 
         def draw() -> None:
-            block = sampler.sample_block(UPDATES)
-            for update in range(UPDATES):
-                block.meta_batch(update, LAYOUT, CPU)
+            deque(sampler.sample_block(UPDATES).meta_batches(LAYOUT, CPU), maxlen=0)
 
         yield draw
 

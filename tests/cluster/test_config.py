@@ -108,6 +108,17 @@ def test_every_experiments_file_is_a_configuration_of_its_algorithm(path):
     assert config.run.algorithm in algorithms()
 
 
+def test_only_a_method_that_reads_no_context_may_be_given_none(tmp_path):
+    without = ["--sampler.context_per_task=0"]
+    path = next(path for path in RUNS if path.stem == "macaw-point-robot")
+    with pytest.raises(ConfigError, match=r"sampler\.context_per_task must be at least 1 for"):
+        load_run_config(path, without)
+    run = path.read_text(encoding="utf-8").partition("hyperparameters:")[0]
+    other = tmp_path / "run.yaml"
+    other.write_text(run.replace("algorithm: macaw", "algorithm: multi-task-awr"), encoding="utf-8")
+    assert load_run_config(other, without).sampler.context_per_task == 0
+
+
 @pytest.mark.parametrize("name", ["ldm", "domino"])
 def test_a_method_that_reads_sequences_is_refused_without_any(name):
     path = next(path for path in RUNS if path.stem == f"{name}-point-robot")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from causeway.datasets.batches import Episode, RowLayout
+from causeway.datasets.batches import Episode, MetaBlock, RowLayout
 from causeway.datasets.buffers import open_buffers
 from causeway.datasets.cache import RowCache
 from causeway.datasets.rows import MappedRows
@@ -17,6 +17,7 @@ from tests.datasets.factories import HORIZON, make_episode, write_dataset
 
 DISCOUNT = 0.9
 LAYOUT = RowLayout(3, 2, outcome_discount=DISCOUNT)
+BARE = RowLayout(3, 2)
 
 
 @pytest.fixture
@@ -81,6 +82,37 @@ def test_drawn_rows_bring_the_outcomes_of_whole_episodes_mapped_or_streamed(stor
             block = MetaSampler(opened.buffers, config, seed=0).sample_block(9)
             drawn = block.transitions.reshape(-1, LAYOUT.width)
             assert {row.tobytes() for row in drawn} <= known
+
+
+def test_the_batches_of_a_block_are_the_rows_of_its_updates(store, tmp_path):
+    config = SamplerConfig(tasks_per_batch=2, context_per_task=5, transitions_per_task=7)
+    cache = RowCache(tmp_path / "cache", 1 << 30)
+    with open_buffers(store, cache, [0, 1], config, seed=0) as opened:
+        block = MetaSampler(opened.buffers, config, seed=0).sample_block(3)
+    batches = list(block.meta_batches(LAYOUT, torch.device("cpu")))
+    assert len(batches) == 3
+    for update, batch in enumerate(batches):
+        assert batch.task.tolist() == block.task[update].tolist()
+        transitions = LAYOUT.transitions(torch.from_numpy(block.transitions[update]))
+        context = LAYOUT.context(torch.from_numpy(block.context[update]))
+        for given, expected in ((batch.transitions, transitions), (batch.context, context)):
+            assert type(given) is type(expected)
+            torch.testing.assert_close(
+                dataclasses.asdict(given), dataclasses.asdict(expected), rtol=0.0, atol=0.0
+            )
+    block.transitions[1, 0, 0, 0] = 4242.0  # not copied
+    assert batches[1].transitions.observation[0, 0, 0] == 4242.0
+
+
+def test_the_batches_of_a_block_without_outcomes_have_none():
+    block = MetaBlock(
+        task=np.zeros((2, 1), np.int64),
+        context=np.zeros((2, 1, 4, BARE.width), np.float32),
+        transitions=np.zeros((2, 1, 3, BARE.width), np.float32),
+    )
+    batches = list(block.meta_batches(BARE, torch.device("cpu")))
+    assert [batch.transitions.outcomes for batch in batches] == [None, None]
+    assert all(batch.context.mask.all() for batch in batches)
 
 
 def test_a_cache_keeps_rows_of_each_discount_apart(store, tmp_path):

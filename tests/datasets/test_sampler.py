@@ -78,6 +78,17 @@ def test_a_block_has_one_entry_per_update_and_task_and_is_contiguous():
     assert block.context.dtype == block.transitions.dtype == np.float32
 
 
+@pytest.mark.parametrize("in_stretches", [False, True])
+def test_what_reads_no_context_is_given_none(in_stretches):
+    config = small_config(context_per_task=0, stretches=in_stretches)
+    block = MetaSampler(make_buffers({0: 50, 1: 20}), config, seed=0).sample_block(5)
+    assert block.context.shape == (5, 3, 0, WIDTH)
+    for place in np.ndindex(block.task.shape):
+        rows = block.transitions[place]
+        assert (rows[:, 0] == block.task[place]).all()
+        assert len(np.unique(rows, axis=0)) == 16
+
+
 @given(
     seed=st.integers(0, 2**32 - 1),
     offline=st.integers(1, 60),
@@ -210,6 +221,7 @@ def test_a_sampler_refuses_what_it_cannot_draw_from(buffers, config, message):
     ("field", "value"),
     [
         ("tasks_per_batch", 0),
+        ("context_per_task", -1),
         ("online_share", 1.5),
         ("mode", "fast"),
         ("reuse", 0.0),

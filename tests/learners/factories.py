@@ -58,7 +58,7 @@ def make_block(seed=0, updates=2, tasks=3, transitions=6, context=5, layout=LAYO
 
 def make_batch(seed=0, layout=LAYOUT, **sizes):
     block = make_block(seed, updates=1, layout=layout, **sizes)
-    return block.meta_batch(0, layout, torch.device("cpu"))
+    return next(block.meta_batches(layout, torch.device("cpu")))
 
 
 def make_smac(seed=0, **changes):

@@ -1,10 +1,12 @@
 """The baselines of MACAW equal slow loops over tasks, and adapt as they say."""
 
 import copy
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
+from causeway.datasets.batches import ContextBatch
 from causeway.learners.behaviour_cloning import (
     MetaBc,
     MetaBcConfig,
@@ -108,6 +110,14 @@ def test_multi_task_losses_reach_one_network_each_and_ignore_the_context():
     assert torch.equal(
         losses_of(algorithm, batch)["value"], losses_of(make_multi_task(), case())["value"]
     )
+
+
+def test_multi_task_learns_from_batches_without_contexts():
+    batch = case()
+    names = [field.name for field in fields(ContextBatch) if field.name != "outcomes"]
+    nothing = ContextBatch(**{name: getattr(batch.context, name)[:, :0] for name in names})
+    losses = losses_of(make_multi_task(), replace(batch, context=nothing))
+    assert losses == losses_of(make_multi_task(), batch)
 
 
 def test_multi_task_adapts_by_fine_tuning_and_by_no_steps_not_at_all():

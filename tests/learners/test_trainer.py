@@ -50,7 +50,7 @@ def test_a_blocks_log_is_the_mean_over_its_updates():
     block = make_block(updates=3)
     trainer, twin = (make_trainer(make_smac()) for _ in range(2))
     means = trainer.run_block(block)
-    logs = [twin.update(block.meta_batch(u, LAYOUT, torch.device("cpu"))) for u in range(3)]
+    logs = [twin.update(batch) for batch in block.meta_batches(LAYOUT, torch.device("cpu"))]
     for found, kind in ((means.losses, "minimised"), (means.watched, "watched")):
         assert found.keys() == getattr(logs[0], kind).keys()
         for name, value in found.items():
