@@ -8,8 +8,9 @@ reward of transitions that the context does not hold. The reconstruction bounds 
 knows of the task from one side, metric learning from the other; both train the encoder.
 
 Departs from the paper: `awac` in place of BRAC by default, one weight stands for alpha / (1 -
-alpha), and the decoder labels rollouts in an online stage, which the paper lacks. Before any
-context, z is that of a task that training met.
+alpha), and rollouts are labelled in an online stage, which the paper lacks. A decoder of rewards
+alone labels them: where observations change by much more than rewards, the reconstruction tells
+rewards badly. Before any context, z is that of a task that training met.
 """
 
 from dataclasses import dataclass
@@ -23,15 +24,26 @@ from causeway.learners.actor_critic import ActorCritic
 from causeway.learners.algorithm import Losses, Stage
 from causeway.learners.context_based import ContextBased
 from causeway.learners.context_config import ContextConfig
-from causeway.learners.context_losses import distance_loss, halves_of
+from causeway.learners.context_losses import distance_loss, halves_of, reward_loss
 from causeway.learners.latent_policy import DecodesRewards, MeanPolicy, TaskMemory
-from causeway.learners.networks import PointEncoder, TanhGaussianActor, TransitionDecoder
+from causeway.learners.networks import (
+    PointEncoder,
+    RewardDecoder,
+    TanhGaussianActor,
+    TransitionDecoder,
+)
 
 OFFLINE = Stage(
-    name="offline", trains=("encoder", "decoder", "critics", "actor"), frozen=(), collects=False
+    name="offline",
+    trains=("encoder", "reconstructor", "decoder", "critics", "actor"),
+    frozen=(),
+    collects=False,
 )
 ONLINE = Stage(
-    name="online", trains=("critics", "actor"), frozen=("encoder", "decoder"), collects=True
+    name="online",
+    trains=("critics", "actor"),
+    frozen=("encoder", "reconstructor", "decoder"),
+    collects=True,
 )
 
 
@@ -41,7 +53,8 @@ class UnicornConfig(ContextConfig):
 
     latent_dim: int = 20
     encoder_hidden: tuple[int, ...] = (200, 200, 200)
-    decoder_hidden: tuple[int, ...] = (64, 64)  # ours
+    reconstructor_hidden: tuple[int, ...] = (64, 64)  # ours
+    decoder_hidden: tuple[int, ...] = (64, 64)  # of the reward decoder that labels; ours
     distance_weight: float = 0.15  # alpha / (1 - alpha); hopper and walker: 1.5
 
     def __post_init__(self) -> None:
@@ -68,24 +81,15 @@ def reconstruction_loss(
 class UnicornPolicy(MeanPolicy, DecodesRewards):
     """What acts: FOCAL's encoder, the actor, and the decoder that labels."""
 
-    decoder: TransitionDecoder  # type: ignore[assignment]  # of changes, too
-
     def __init__(
         self,
         encoder: PointEncoder,
-        decoder: TransitionDecoder,
+        decoder: RewardDecoder,
         actor: TanhGaussianActor,
         config: UnicornConfig,
     ) -> None:
         super().__init__(encoder, actor, TaskMemory(config.latent_dim), config)
         self.decoder = decoder
-
-    def reward(
-        self, observation: Tensor, action: Tensor, next_observation: Tensor, z: Tensor
-    ) -> Float[Tensor, "N B"]:
-        """r_hat(s, a, z), in the environment's units; differentiable."""
-        predicted: Tensor = self.decoder(observation, action, z)[1]
-        return predicted
 
 
 class Unicorn(ContextBased):
@@ -100,27 +104,31 @@ class Unicorn(ContextBased):
         o, a, z = observation_size, action_size, config.latent_dim
         following = o if config.next_observation_in_context else 0
         encoder = PointEncoder(o + a + 1 + following, z, config.encoder_hidden)
-        decoder = TransitionDecoder(o, a, z, config.decoder_hidden)
+        self.reconstructor = TransitionDecoder(o, a, z, config.reconstructor_hidden)
         rl = ActorCritic(o, a, z, config)
+        decoder = RewardDecoder(o + a + following, z, config.decoder_hidden)
         policy = UnicornPolicy(encoder, decoder, rl.actor, config)
-        super().__init__(config, rl, policy, {"encoder": encoder, "decoder": decoder})
+        modules = {"encoder": encoder, "reconstructor": self.reconstructor, "decoder": decoder}
+        super().__init__(config, rl, policy, modules)
 
     def losses(self, batch: MetaBatch, stage: Stage, generator: torch.Generator) -> Losses:
-        """Reconstruction and metric learning, and critics and actor on the latents."""
-        t, learns_context = batch.transitions, "encoder" in stage.trains
+        """Reconstruction and metric learning; critics, actor and reward decoder on the latents."""
+        policy, t, learns_context = self._policy, batch.transitions, "encoder" in stage.trains
         with torch.set_grad_enabled(learns_context and torch.is_grad_enabled()):
-            halves, z = halves_of(self._policy.points(batch.context), batch.context.mask)
+            halves, z = halves_of(policy.points(batch.context), batch.context.mask)
         minimised, watched = self.rl.losses(
             t, z.detach(), next_z=None, improves=stage.collects, generator=generator
         )
         if learns_context:
-            change, reward = self._policy.decoder(t.observation, t.action, z)
+            change, reward = self.reconstructor(t.observation, t.action, z)
             minimised["reconstruction"] = reconstruction_loss(
                 change, reward, t.next_observation - t.observation, t.reward
             )
             distance = distance_loss(halves, batch.task.repeat(2))
             minimised["distance"] = self.config.distance_weight * distance
-            watched["reward_error"] = (reward.detach() - t.reward).square().mean()
+            label = policy.reward(t.observation, t.action, t.next_observation, z.detach())
+            minimised["reward"] = reward_loss(label, t.reward, None, reduction="rl_batch")
+            watched["reconstructed_reward_error"] = (reward.detach() - t.reward).square().mean()
             self._met = z.detach()
         watched["latent_std"] = z.detach().std(0, unbiased=False).mean()
         return Losses(minimised, watched)

@@ -25,8 +25,9 @@ MAPS = {
     OFFLINE: {
         "critic": {"critics"},
         "actor": {"actor"},
-        "reconstruction": {"encoder", "decoder"},
+        "reconstruction": {"encoder", "reconstructor"},
         "distance": {"encoder"},
+        "reward": {"decoder"},
     },
     ONLINE: {"critic": {"critics"}, "actor": {"actor"}, "reparameterised": {"actor"}},
 }
@@ -37,10 +38,10 @@ def test_each_loss_sends_gradient_to_exactly_its_modules(stage):
     assert gradient_map(make_small("unicorn"), make_batch(), stage) == MAPS[stage]
 
 
-def test_the_decoder_reconstructs_the_change_of_the_observation():
+def test_the_change_of_the_observation_is_reconstructed():
     algorithm, batch = make_small("unicorn"), make_batch()
     policy, t = algorithm.policy(), batch.transitions
-    change, reward = policy.decoder(t.observation, t.action, policy.embed(batch.context))
+    change, reward = algorithm.reconstructor(t.observation, t.action, policy.embed(batch.context))
     expected = unicorn.reconstruction_loss(
         change, reward, t.next_observation - t.observation, t.reward
     )
@@ -52,7 +53,8 @@ def test_a_label_is_the_decoders_reward_on_the_contexts_latent():
     policy, batch = make_small("unicorn").policy(), make_batch()
     t = batch.transitions
     label = policy.label(batch.context, t.observation, t.action, t.next_observation, generator())
-    _, expected = policy.decoder(t.observation, t.action, policy.embed(batch.context))
+    seen = torch.cat([t.observation, t.action], dim=-1)
+    expected = policy.decoder(seen, policy.embed(batch.context))
     torch.testing.assert_close(label, expected)
 
 
