@@ -29,6 +29,7 @@ TASKS, ROWS = 16, 256  # N; and both B and, where there is a context, K
 BATCH_ROWS = TASKS * ROWS
 UPDATES = 20  # meta-batches drawn in one piece
 PIECES = 10  # drawn in one turn: in one, most of what is timed is filling the caches anew
+STREAM_PIECES = 100  # a turn of about 2 s, as Ray Data's are of 5
 LATENCY_LIMIT_MS = 0.5
 STREAM_BUDGET_BYTES = 256 << 20  # for 100 tasks
 STREAM_LIMIT_BYTES = 500_000_000  # of the whole process
@@ -90,8 +91,8 @@ def mapped_rows(data: LargeSet) -> Iterable[Row]:
     )
 
 
-def _repeat(draw: Callable[[], None]) -> None:
-    for _ in range(PIECES):
+def _repeat(draw: Callable[[], None], pieces: int = PIECES) -> None:
+    for _ in range(pieces):
         draw()
 
 
@@ -116,7 +117,8 @@ def streamed_rows(data: LargeSet, options: Options) -> Iterable[Row]:
             return count / (tree_cpu_s() - begun)
 
         def our_rate() -> float:
-            return PIECES * UPDATES / timed(partial(_repeat, ours), time.process_time)()
+            seconds = timed(partial(_repeat, ours, STREAM_PIECES), time.process_time)()
+            return STREAM_PIECES * UPDATES / seconds
 
         rate, plain, shuffled = interleaved(
             our_rate, lambda: theirs(None), lambda: theirs(SHUFFLE_ROWS), rounds=3
