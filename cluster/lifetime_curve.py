@@ -37,7 +37,7 @@ def write_curve(
 
 def _png(title: str, curve: Sequence[Moment], references: Mapping[str, float]) -> bytes:
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.1, 3.0), layout="constrained")
+        figure = Figure(figsize=(5.7, 3.0), layout="constrained")
         axes = figure.add_subplot()
         for name, colour, field in (
             ("as it learns", COLOURS["before"], "stochastic_return"),
@@ -54,14 +54,14 @@ def _png(title: str, curve: Sequence[Moment], references: Mapping[str, float]) -
             axes.axhline(value, color=COLOURS["muted"], linewidth=1.0, linestyle=":")
             axes.annotate(
                 name,
-                (1.0, value),
+                (1.01, value),  # beside the axes, where no curve runs through it
                 xycoords=("axes fraction", "data"),
-                ha="right",
-                va="bottom",
+                va="center",
                 color=COLOURS["muted"],
                 fontsize=8,
             )
         axes.set_xlabel("updates of the agent")
+        axes.locator_params(axis="x", nbins=6)
         axes.set_ylabel("return of an episode")
         axes.set_title(title)
         axes.legend()
