@@ -24,12 +24,12 @@ from ray.cluster_utils import Cluster
 
 from causeway.cluster.dispatch import DistributedRun
 from causeway.cluster.ledger import CommitResult, Ledger, LedgerConfig, ShardRecord
-from causeway.cluster.naming import NAMESPACE
 from causeway.cluster.pool import ActorPool, Call, Done, PoolConfig
 from causeway.cluster.ray_local import RayConfig, ray_session
 from causeway.cluster.redis_link import LinkConfig, connect
 from causeway.cluster.redis_server import EmbeddedRedis
 from tests.benchmarks.harness import Options, Row
+from tests.ray_nodes import joined
 from tests.tiny_runs import advance, distributed_run, make_data, tiny_config
 
 COLLECTORS = (16, 64, 256)
@@ -124,12 +124,8 @@ def nodes_of_collectors(count: int) -> Iterator[None]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, **store})
     for _ in range(count):
         cluster.add_node(num_cpus=1, resources={"collector": 1}, **store)
-    ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
-    try:
+    with joined(cluster):
         yield
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 def run_on_nodes() -> list[str]:

@@ -8,8 +8,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from causeway.cluster.naming import NAMESPACE, actor_name
+from causeway.cluster.naming import actor_name
 from causeway.cluster.pool import ActorPool, Call, Done, Failed, PoolConfig, actor_options
+from tests.ray_nodes import joined
 
 
 class Worker:
@@ -22,11 +23,8 @@ class Worker:
 def two_nodes():
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     node = cluster.add_node(num_cpus=2, resources={"collector": 2})
-    ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
-    cluster.wait_for_nodes()
-    yield cluster, node
-    ray.shutdown()
-    cluster.shutdown()
+    with joined(cluster):
+        yield cluster, node
 
 
 def start_pool():

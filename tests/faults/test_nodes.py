@@ -1,6 +1,5 @@
 """Whole nodes: a run outlives the loss of those that collect, and the absence of Ray's own head."""
 
-import contextlib
 import os
 import signal
 import socket
@@ -8,12 +7,11 @@ import subprocess
 import time
 
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
-from causeway.cluster.naming import NAMESPACE
 from causeway.cluster.redis_server import EmbeddedRedis, find_server_binary
 from causeway.cluster.streams import open_data
+from tests.ray_nodes import joined
 from tests.tiny_runs import advance, assert_exact, distributed_run, online_parts, tiny_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -22,16 +20,6 @@ ENDLESS = ("--schedule.updates.online", "1000000", "--schedule.evaluate_every", 
 EAGER = ("--collection.env_steps_per_update", "1000")
 STORE_BYTES = 200_000_000
 AWAY_S = 6.0
-
-
-@contextlib.contextmanager
-def joined(cluster):
-    ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 def settle(run, config):
