@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 
 import matplotlib
-from matplotlib.figure import Figure
 
 from causeway.cluster.lifetime import Moment
-from causeway.cluster.report.style import COLOURS, STYLE
+from causeway.cluster.report.style import COLOURS, STYLE, new_axes
 from causeway.datasets.locations import Location
 
 JSON_NAME, PNG_NAME = "learning-curve.json", "learning-curve.png"
@@ -37,8 +36,7 @@ def write_curve(
 
 def _png(title: str, curve: Sequence[Moment], references: Mapping[str, float]) -> bytes:
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.7, 3.0), layout="constrained")
-        axes = figure.add_subplot()
+        figure, axes = new_axes(5.7, 3.0)
         for name, colour, field in (
             ("as it learns", COLOURS["before"], "stochastic_return"),
             ("without noise", COLOURS["after"], "deterministic_return"),

@@ -6,9 +6,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from causeway.cluster.report.comparison import NO_CONTEXT, Comparison
-from causeway.cluster.report.style import COLOURS, STYLE
+from causeway.cluster.report.style import COLOURS, STYLE, legend_above, new_axes
 
 WIDTH = 7.6  # inches
+MAX_COLUMNS = 4  # of a legend
 _CYCLE = ("after", "before", "third", "fourth", "goal", "ink")
 
 
@@ -27,7 +28,7 @@ def _colours(found: Comparison) -> dict[str, str]:
 def _beside_names(found: Comparison) -> Figure:
     """Groups from top to bottom, one dot with its interval for each protocol."""
     colours, count = _colours(found), len(found.protocols)
-    figure, axes = _axes(0.9 + (0.2 + 0.17 * count) * len(found.groups))
+    figure, axes = new_axes(WIDTH, 0.9 + (0.2 + 0.17 * count) * len(found.groups))
     for place, protocol in enumerate(found.protocols):
         offset = 0.72 * ((place + 0.5) / count - 0.5)
         label: str | None = protocol
@@ -52,14 +53,14 @@ def _beside_names(found: Comparison) -> Figure:
     axes.grid(axis="x", visible=True)
     if found.normalised:
         _fit(axes, found, horizontal=True)
-    _legend(axes, count)
+    legend_above(axes, min(count, MAX_COLUMNS))
     return figure
 
 
 def _over_numbers(found: Comparison) -> Figure:
     """A line for each protocol over the setting, on a logarithmic axis where it has the span."""
     colours = _colours(found)
-    figure, axes = _axes(3.9)
+    figure, axes = new_axes(WIDTH, 3.9)
     numbers = [float(group.label) for group in found.groups]  # type: ignore[arg-type]
     logarithmic = min(numbers) > 0 and max(numbers) >= 4 * min(numbers)
     span = max(numbers) - min(numbers)
@@ -85,7 +86,7 @@ def _over_numbers(found: Comparison) -> Figure:
     axes.set_ylabel(_scale(found))
     if found.normalised:
         _fit(axes, found, horizontal=False)
-    _legend(axes, len(found.protocols))
+    legend_above(axes, min(len(found.protocols), MAX_COLUMNS))
     return figure
 
 
@@ -102,13 +103,3 @@ def _fit(axes: Axes, found: Comparison, *, horizontal: bool) -> None:
 
 def _scale(found: Comparison) -> str:
     return "score: 0 random actions, 1 told the task" if found.normalised else "return"
-
-
-def _axes(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _legend(axes: Axes, count: int) -> None:
-    """Above the axes, on the left: it never hides data."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=min(count, 4), borderaxespad=0.3)

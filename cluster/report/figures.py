@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from causeway.actors.summary import Summary, summarise
 from causeway.cluster.report.findings import CONDITIONS, STAGES, gap, number
 from causeway.cluster.report.run_data import RunData, read_summary, series
-from causeway.cluster.report.style import COLOURS, STYLE
+from causeway.cluster.report.style import COLOURS, STYLE, legend_above, new_axes
 
 STAGE_COLOURS = {"offline": COLOURS["before"], "online": COLOURS["after"]}
 CONDITION_COLOURS = dict(
@@ -56,7 +56,7 @@ def draw_adaptation(run: RunData) -> Drawing | None:
     curves = {stage: curve for stage, curve in curves.items() if curve}
     if not curves:
         return None
-    figure, axes = _axes(HALF_WIDTH, 3.5)
+    figure, axes = new_axes(HALF_WIDTH, 3.5)
     for stage, curve in curves.items():
         episodes = np.arange(1, len(curve) + 1)
         _plot_summaries(axes, episodes, curve, STAGE_COLOURS[stage], STAGES[stage], marker="o")
@@ -65,7 +65,7 @@ def draw_adaptation(run: RunData) -> Drawing | None:
     axes.set_ylabel("return")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.12, y=0.1)
-    _legend(axes)
+    legend_above(axes)
     return Drawing(
         name="adaptation",
         title="Adapting to held-out tasks",
@@ -78,7 +78,7 @@ def draw_adaptation(run: RunData) -> Drawing | None:
 
 def draw_contexts(run: RunData) -> Drawing | None:
     """Returns by what the agent adapts on: the gap that self-supervision is to close."""
-    figure, axes = _axes(HALF_WIDTH, 3.5)
+    figure, axes = new_axes(HALF_WIDTH, 3.5)
     names = list(CONDITIONS)
     known = [stage for stage in STAGES if any(run.summary(stage, name) for name in names)]
     for place, stage in enumerate(known):
@@ -103,7 +103,7 @@ def draw_contexts(run: RunData) -> Drawing | None:
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", visible=True)
     axes.tick_params(axis="y", length=0)
-    _legend(axes)
+    legend_above(axes)
     gaps = [number(gap(run, stage)) for stage in STAGES if gap(run, stage) is not None]
     told = f" Gap between the last two: {' before, '.join(gaps)} after." if len(gaps) == 2 else ""
     return Drawing(
@@ -156,7 +156,7 @@ def draw_paths(run: RunData) -> Drawing | None:
 def draw_returns(run: RunData) -> Drawing | None:
     """Returns in held-out tasks over the course of training."""
     points = [p for p in run.evaluations.get("curve") or [] if read_summary(p.get("updates"))]
-    figure, axes = _axes(FULL_WIDTH, 3.3)
+    figure, axes = new_axes(FULL_WIDTH, 3.3)
     drawn = False
     for name, label in CONDITIONS.items():
         known = [(p["updates"], s) for p in points if (s := read_summary(p.get(name))) is not None]
@@ -174,7 +174,7 @@ def draw_returns(run: RunData) -> Drawing | None:
     axes.set_xlabel("updates")
     axes.set_ylabel("return")
     axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
-    _legend(axes)
+    legend_above(axes)
     return Drawing(
         name="returns",
         title="Returns over training",
@@ -265,11 +265,6 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     last = np.minimum(np.arange(len(values)) + reach + 1, len(values))
     means: np.ndarray = (sums[last] - sums[first]) / (last - first)
     return means
-
-
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
 
 
 def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
@@ -378,11 +373,6 @@ def _goals(parameters: Sequence[Any]) -> dict[int, tuple[float, float]]:
         for index, one in enumerate(parameters)
         if "goal_x" in one and "goal_y" in one
     }
-
-
-def _legend(axes: Axes) -> None:
-    """Above the axes, on the left: it never hides data."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.3)
 
 
 def _faded(colour: str) -> tuple[str, float]:

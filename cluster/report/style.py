@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = {  # name of the style sheet's variable -> its light value; all values differ
@@ -80,6 +81,17 @@ def to_svg(figure: Figure, name: str) -> str:
     for variable, value in COLOURS.items():
         text = text.replace(value, f"var(--{variable})")
     return text
+
+
+def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of one panel, in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def legend_above(axes: Axes, columns: int = 3) -> None:
+    """On the left above the axes, where it never hides data."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, borderaxespad=0.3)
 
 
 def to_png(figure: Figure, dots_per_inch: int = 160) -> bytes:
