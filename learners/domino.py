@@ -10,13 +10,14 @@ contexts are to say different things. As a window is a few steps, the belief can
 within an episode; no episode of exploration is needed.
 
     model    contexts, dynamics and rewards on the logs
-    offline  critics and actor on [s; contexts]
+    offline  critics and actor on [s; contexts], and rewards on them, too
     online   self-supervision as in SMAC
 
 Departs from the paper, which plans with its model online: an actor-critic in its place, a reward
 model (the paper knows the reward), the online stage, and rewards in the window where tasks differ
 in them. Departs from the authors' code, which draws positives and negatives at random: they are
-told apart by the task. A context longer than a window gives the mean of its windows. Before any
+told apart by the task. The reward model learns on beside critics and actor: labels are told from the
+mean of windows, of which stage `model` has single ones. A context longer than a window gives the mean of its windows. Before any
 context, z is that of a task that training met.
 """
 
@@ -50,8 +51,8 @@ MODEL = Stage(
 )
 OFFLINE = Stage(
     name="offline",
-    trains=("critics", "actor"),
-    frozen=("contexts", "dynamics", "decoder"),
+    trains=("decoder", "critics", "actor"),
+    frozen=("contexts", "dynamics"),
     collects=False,
 )
 ONLINE = Stage(
@@ -276,6 +277,10 @@ class Domino(ContextBased):
         minimised, watched = self.rl.losses(
             batch.transitions, z, next_z=None, improves=stage.collects, generator=generator
         )
+        if "decoder" in stage.trains:
+            t = batch.transitions
+            predicted = self._policy.reward(t.observation, t.action, t.next_observation, z)
+            minimised["reward"] = reward_loss(predicted, t.reward, None, reduction="rl_batch")
         watched["latent_std"] = z.std(0, unbiased=False).mean()
         return Losses(minimised, watched)
 

@@ -79,7 +79,7 @@ MAPS = {
         "reward": {"contexts", "decoder"},
         "information": {"contexts"},
     },
-    OFFLINE: {"critic": {"critics"}, "actor": {"actor"}},
+    OFFLINE: {"critic": {"critics"}, "actor": {"actor"}, "reward": {"decoder"}},
     ONLINE: {"critic": {"critics"}, "actor": {"actor"}, "reparameterised": {"actor"}},
 }
 
