@@ -16,9 +16,9 @@ within an episode; no episode of exploration is needed.
 Departs from the paper, which plans with its model online: an actor-critic in its place, a reward
 model (the paper knows the reward), the online stage, and rewards in the window where tasks differ
 in them. Departs from the authors' code, which draws positives and negatives at random: they are
-told apart by the task. The reward model learns on beside critics and actor: labels are told from the
-mean of windows, of which stage `model` has single ones. A context longer than a window gives the mean of its windows. Before any
-context, z is that of a task that training met.
+told apart by the task. The reward model learns on beside critics and actor: labels are told from
+the mean of windows, of which stage `model` has single ones. A context longer than a window gives
+the mean of its windows. Before any context, z is that of a task that training met.
 """
 
 from dataclasses import dataclass, replace
