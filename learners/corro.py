@@ -31,7 +31,7 @@ from causeway.learners.actor_critic import ActorCritic
 from causeway.learners.algorithm import Losses, Stage
 from causeway.learners.context_based import ContextBased
 from causeway.learners.context_config import ContextConfig
-from causeway.learners.context_losses import info_nce, reward_loss
+from causeway.learners.context_losses import info_nce
 from causeway.learners.formulas import standard_normal
 from causeway.learners.latent_policy import (
     DecodesRewards,
@@ -337,8 +337,7 @@ class Corro(ContextBased):
             t, z, next_z=None, improves=stage.collects, generator=generator
         )
         if "decoder" in stage.trains:
-            predicted = policy.reward(t.observation, t.action, t.next_observation, z.detach())
-            minimised["reward"] = reward_loss(predicted, t.reward, None, reduction="rl_batch")
+            minimised["reward"] = policy.label_loss(t, z.detach())
         if trains_attention:
             self._met = z.detach()
         watched["latent_std"] = z.detach().std(0, unbiased=False).mean()

@@ -35,7 +35,7 @@ from causeway.learners.actor_critic import ActorCritic
 from causeway.learners.algorithm import Losses, Stage
 from causeway.learners.context_based import ContextBased
 from causeway.learners.context_config import ContextConfig
-from causeway.learners.context_losses import hsic, nce_information, reward_loss
+from causeway.learners.context_losses import hsic, nce_information
 from causeway.learners.latent_policy import DecodesRewards, PointPolicy, TaskMemory
 from causeway.learners.networks import Perceptron, RewardDecoder, TanhGaussianActor, spread
 from causeway.learners.sequences import compact
@@ -278,9 +278,7 @@ class Domino(ContextBased):
             batch.transitions, z, next_z=None, improves=stage.collects, generator=generator
         )
         if "decoder" in stage.trains:
-            t = batch.transitions
-            predicted = self._policy.reward(t.observation, t.action, t.next_observation, z)
-            minimised["reward"] = reward_loss(predicted, t.reward, None, reduction="rl_batch")
+            minimised["reward"] = self._policy.label_loss(batch.transitions, z)
         watched["latent_std"] = z.std(0, unbiased=False).mean()
         return Losses(minimised, watched)
 
@@ -290,7 +288,6 @@ class Domino(ContextBased):
         forward, backward, bounds = self.dynamics.loss(
             t.observation, t.action, t.next_observation, first
         )
-        predicted = self._policy.reward(t.observation, t.action, t.next_observation, first)
         shape = (len(first), 1 + config.contexts, config.latent_dim)
         told, shared = information_loss(
             first.view(shape)[:, 1:],
@@ -303,7 +300,7 @@ class Domino(ContextBased):
             "forward": forward,
             "backward": config.backward_weight * backward,
             "bounds": BOUND_WEIGHT * bounds,
-            "reward": reward_loss(predicted, t.reward, None, reduction="rl_batch"),
+            "reward": self._policy.label_loss(t, first),
             "information": config.information_weight * (shared - told),
         }
         watched = {

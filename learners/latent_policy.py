@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from causeway.datasets.batches import ContextBatch, TransitionBatch
 from causeway.learners.context_config import ContextConfig
+from causeway.learners.context_losses import reward_loss
 from causeway.learners.formulas import (
     draw_gaussian,
     masked_mean,
@@ -96,6 +97,11 @@ class DecodesRewards(LatentPolicy):
             parts.append(next_observation)
         predicted: Tensor = self.decoder(torch.cat(parts, dim=-1), z)
         return predicted.float()
+
+    def label_loss(self, t: TransitionBatch, z: Float[Tensor, "N Z"]) -> Float[Tensor, ""]:
+        """The squared error of r_hat on transitions; detach z to train the decoder alone."""
+        predicted = self.reward(t.observation, t.action, t.next_observation, z)
+        return reward_loss(predicted, t.reward, None, reduction="rl_batch")
 
     @torch.no_grad()
     def label(

@@ -24,7 +24,7 @@ from causeway.learners.actor_critic import ActorCritic
 from causeway.learners.algorithm import Losses, Stage
 from causeway.learners.context_based import ContextBased
 from causeway.learners.context_config import ContextConfig
-from causeway.learners.context_losses import distance_loss, halves_of, reward_loss
+from causeway.learners.context_losses import distance_loss, halves_of
 from causeway.learners.latent_policy import DecodesRewards, MeanPolicy, TaskMemory
 from causeway.learners.networks import (
     PointEncoder,
@@ -126,8 +126,7 @@ class Unicorn(ContextBased):
             )
             distance = distance_loss(halves, batch.task.repeat(2))
             minimised["distance"] = self.config.distance_weight * distance
-            label = policy.reward(t.observation, t.action, t.next_observation, z.detach())
-            minimised["reward"] = reward_loss(label, t.reward, None, reduction="rl_batch")
+            minimised["reward"] = policy.label_loss(t, z.detach())
             watched["reconstructed_reward_error"] = (reward.detach() - t.reward).square().mean()
             self._met = z.detach()
         watched["latent_std"] = z.detach().std(0, unbiased=False).mean()

@@ -9,11 +9,11 @@ loop runs in a process as Python starts it. With one thread the time is that of 
 what else a machine does disturbs less.
 """
 
-import copy
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -42,18 +42,17 @@ CASES: tuple[tuple[str, dict[str, Any], float], ...] = (
 def run(options: Options) -> Iterator[Row]:
     """Rows for each form of the method; the paper's setting against both loops."""
     torch.set_num_threads(options.threads)
-    clock = time.process_time if options.threads == 1 else time.perf_counter
     batch = make_batch()
     for case, changes, target in CASES:
         algorithm = make_algorithm(changes)
-        loops = {"autograd": autograd_loop(copy.deepcopy(algorithm), batch)}
+        loops: dict[str, Callable[[], None]] = {}
         if not changes:
-            loop = Loop(algorithm.policy(), algorithm.config)
-            loops = {"torch.func": lambda loop=loop: loop.update(batch), **loops}
+            loops["torch.func"] = partial(Loop(algorithm.policy(), algorithm.config).update, batch)
+        loops["autograd"] = autograd_loop(algorithm, batch)
         with learner(changes, options.threads) as ours:
             ours_s, *theirs_s = interleaved(
                 ours,
-                *(per_update(loop, clock) for loop in loops.values()),
+                *(per_update(loop, options.threads) for loop in loops.values()),
                 rounds=options.scaled(ROUNDS, at_least=3),
             )
         for kind, seconds in zip(loops, theirs_s, strict=True):
@@ -73,15 +72,10 @@ def make_algorithm(changes: dict[str, Any]) -> Macaw:
     return Macaw(LAYOUT.observation_size, LAYOUT.action_size, MacawConfig(**changes))
 
 
-def per_update(update: Callable[[], object], clock: Callable[[], float]) -> Measure:
-    """Seconds of an update, of several in a turn."""
-
-    def turn() -> None:
-        for _ in range(UPDATES):
-            update()
-
-    measure = timed(turn, clock)
-    return lambda: measure() / UPDATES
+def per_update(update: Callable[[], object], threads: int) -> Measure:
+    """Seconds of an update, of several in a turn; with one thread, of the processor."""
+    clock = time.process_time if threads == 1 else time.perf_counter
+    return timed(update, clock, calls=UPDATES)
 
 
 def autograd_loop(algorithm: Macaw, batch: MetaBatch) -> Callable[[], None]:
@@ -120,8 +114,7 @@ def serve(connection: Connection, changes: dict[str, Any], threads: int) -> None
     torch.set_num_threads(threads)
     config = TrainerConfig(device="cpu", threads=threads)
     trainer, batch = Trainer(make_algorithm(changes), LAYOUT, config, seed=0), make_batch()
-    clock = time.process_time if threads == 1 else time.perf_counter
-    measure = per_update(lambda: trainer.update(batch), clock)
+    measure = per_update(partial(trainer.update, batch), threads)
     while connection.recv():
         connection.send(measure())
 

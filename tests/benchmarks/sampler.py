@@ -62,8 +62,8 @@ def mapped_rows(data: LargeSet) -> Iterable[Row]:
             for options in contexts.values()
         ]
         theirs = [partial(by_a_user, b, context) for b in buffers for context in (0, ROWS)]
-        measures = [timed(partial(_repeat, side), time.process_time) for side in (*ours, *theirs)]
-        rates = [PIECES * UPDATES / each for each in interleaved(*measures, rounds=7)]
+        measures = [timed(side, time.process_time, calls=PIECES) for side in (*ours, *theirs)]
+        rates = [UPDATES / each for each in interleaved(*measures, rounds=7)]
     (double_alone, double, single_alone, single), rates = rates[len(ours) :], rates[: len(ours)]
     for name, rate in zip(contexts, rates, strict=True):
         alone = name == "no context"
@@ -91,11 +91,6 @@ def mapped_rows(data: LargeSet) -> Iterable[Row]:
     )
 
 
-def _repeat(draw: Callable[[], None], pieces: int = PIECES) -> None:
-    for _ in range(pieces):
-        draw()
-
-
 def by_a_user(buffer: MultiTaskReplayBuffer, context: int) -> None:
     """Some meta-batches from numpy buffers."""
     for _ in range(UPDATES):
@@ -117,8 +112,7 @@ def streamed_rows(data: LargeSet, options: Options) -> Iterable[Row]:
             return count / (tree_cpu_s() - begun)
 
         def our_rate() -> float:
-            seconds = timed(partial(_repeat, ours, STREAM_PIECES), time.process_time)()
-            return STREAM_PIECES * UPDATES / seconds
+            return UPDATES / timed(ours, time.process_time, calls=STREAM_PIECES)()
 
         rate, plain, shuffled = interleaved(
             our_rate, lambda: theirs(None), lambda: theirs(SHUFFLE_ROWS), rounds=3
