@@ -1,6 +1,7 @@
 """The benchmarks' harness: medians, verdicts, the command and its JSON."""
 
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -47,6 +48,13 @@ def test_measures_are_taken_in_turns_and_the_first_round_is_not_counted():
     medians = interleaved(measure("a", [9, 1, 2, 30]), measure("b", [9, 5, 4, 6]), rounds=3)
     assert medians == [2, 5]
     assert "".join(taken) == "abbaabba"
+
+
+def test_several_calls_in_a_row_are_timed_as_one():
+    clock = itertools.count().__next__  # ticks whenever it is read
+    calls = []
+    assert timed(lambda: calls.append(clock()), clock, calls=4)() == pytest.approx(5 / 4)
+    assert calls == [1, 2, 3, 4]
 
 
 def test_a_call_is_timed_by_the_clock_that_is_asked_for():

@@ -58,6 +58,17 @@ def test_a_label_is_the_decoders_reward_on_the_contexts_latent():
     torch.testing.assert_close(label, expected)
 
 
+def test_the_label_loss_is_the_mean_squared_error_of_the_labels():
+    algorithm, batch = make_small("unicorn"), make_batch()
+    t = batch.transitions
+    label = algorithm.policy().label(
+        batch.context, t.observation, t.action, t.next_observation, generator()
+    )
+    errors = [(a - b) ** 2 for a, b in zip(label.flatten(), t.reward.flatten(), strict=True)]
+    found = algorithm.losses(batch, OFFLINE, generator()).minimised["reward"].item()
+    assert found == pytest.approx(sum(errors).item() / len(errors), rel=1e-5)
+
+
 def test_a_negative_weight_is_refused():
     with pytest.raises(ValueError, match=r"UnicornConfig\.distance_weight must be >= 0, got -1"):
         UnicornConfig(distance_weight=-1.0)
