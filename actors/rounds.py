@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from causeway.actors.tasks.family import Dynamics, Family, RestartableDynamics, Step, Task
 from causeway.datasets.batches import RowLayout
+from causeway.datasets.episodes import TRUNCATED, flags_of
 
 Act = Callable[[Float32[np.ndarray, "N O"]], Float32[np.ndarray, "N A"]]
 
@@ -59,6 +60,7 @@ class RoundPlayer:
         self, family: Family, tasks: Sequence[Task], places: Sequence[int], *, threads: int
     ) -> None:
         self._family = family
+        self._layout = RowLayout(family.observation_size, family.action_size)
         self._rewards = [task.reward for task in tasks]
         self._places = np.asarray(places, np.int64)
         self._dynamics = _make_dynamics(family, tasks, threads)
@@ -95,17 +97,20 @@ class RoundPlayer:
         following = np.stack([step.next_observation for step in steps], 1)
         measurement = np.stack([step.measurement for step in steps], 1)
         reward = self._family.reward(self._rewards, observation, action, following, measurement)
-        terminated = np.stack([step.terminated for step in steps], 1)
-        truncated = np.stack([step.truncated for step in steps], 1)
-        columns = [observation, action, reward[..., None], following]
-        columns += [terminated[..., None], truncated[..., None], measurement]
-        return np.concatenate([np.asarray(c, np.float32) for c in columns], axis=-1)
+        rows = self._layout.rows(
+            observation=observation,
+            action=action,
+            reward=reward,
+            next_observation=following,
+            terminated=np.stack([step.terminated for step in steps], 1),
+            truncated=np.stack([step.truncated for step in steps], 1),
+        )
+        return np.concatenate([rows, measurement.astype(np.float32)], axis=-1)
 
     def _cut(self, rows: Float32[np.ndarray, "N T W"], steps: list[Step]) -> Round:
         """The episodes in what was seen."""
         ended = np.stack([step.ended for step in steps], 1)
         diverged = np.stack([_diverged(step) for step in steps], 1)
-        truncated = rows.shape[-1] - self._family.measurement_size - 1  # its column
         restarts = isinstance(self._dynamics, RestartableDynamics)
         pieces, task, length, whole = [], [], [], []
         for env, place in enumerate(self._places.tolist()):
@@ -116,7 +121,7 @@ class RoundPlayer:
                 piece = rows[env, begin:stop].copy()
                 is_whole = bool(ended[env, end - 1])
                 if not is_whole or stop < end:
-                    piece[-1, truncated] = 1.0
+                    flags_of(piece[:, : self._layout.width])[-1, TRUNCATED] = True
                 pieces.append(piece)
                 task.append(place)
                 length.append(stop - begin)

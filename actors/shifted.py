@@ -15,6 +15,7 @@ from causeway.actors.contexts import Rows
 from causeway.actors.rollout import run_episodes
 from causeway.actors.tasks.family import Family, Task, with_true_reward
 from causeway.datasets.batches import RowLayout
+from causeway.datasets.episodes import find_bounds
 
 
 def shifted_contexts(
@@ -53,8 +54,8 @@ def shifted_contexts(
 def _episodes_of(rows: Rows, layout: RowLayout, horizon: int) -> Float32[np.ndarray, "e T A"]:
     """The actions of each episode, and none behind its end."""
     o, a = layout.observation_size, layout.action_size
-    ends = np.flatnonzero((rows[:, -2:] > 0.5).any(1)) + 1
-    bounds = [0, *ends.tolist()] if len(ends) else [0, len(rows)]
+    bounds = find_bounds(rows, begins_episode=True).tolist()
+    bounds = bounds if len(bounds) > 1 else [0, len(rows)]
     plans = np.zeros((len(bounds) - 1, horizon, a), np.float32)
     for plan, begin, end in zip(plans, bounds[:-1], bounds[1:], strict=True):
         length = min(end - begin, horizon)

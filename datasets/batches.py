@@ -21,6 +21,8 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64, Shaped
 from torch import Tensor
 
+from causeway.datasets.episodes import FINAL_TERMINATED, TERMINATED, TRUNCATED, flags_of
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
@@ -113,15 +115,18 @@ class MetaBatch:
 
 
 ROW_FIELDS = ("observation", "action", "reward", "next_observation")  # of either batch
+LINE_COLUMNS = 16  # of float32 in a cache line of the processor
+MAX_PADDING = 0.2  # of a row, to make it as long as whole lines
 
 
 @dataclass(frozen=True, slots=True)
 class RowLayout:
     """How one transition lies in a row of float32: the form of the cache and of blocks.
 
-    observation [O], action [A], reward, next_observation [O], outcome where kept [3 + O],
-    terminated, truncated. The outcome is return_to_go, steps_to_go, final_terminated and
-    final_observation; flags are 0 or 1.
+    observation [O], action [A], reward, next_observation [O], outcome where kept [2 + O], flags.
+    The outcome is return_to_go, steps_to_go and final_observation. The last column is not a number:
+    its four bytes are the flags, each 0 or 1, so that a batch has even these as views. Zeros before
+    it make the row as long as whole cache lines, where they are few: it is read faster then.
     """
 
     observation_size: int
@@ -136,20 +141,45 @@ class RowLayout:
     @property
     def _sizes(self) -> list[int]:
         o, a = self.observation_size, self.action_size
-        return [o, a, 1, o, 0 if self.outcome_discount is None else 3 + o, 2]
+        sizes = [o, a, 1, o, 0 if self.outcome_discount is None else 2 + o]
+        needed = sum(sizes) + 1
+        padding = -needed % LINE_COLUMNS
+        return [*sizes, padding if padding <= MAX_PADDING * needed else 0, 1]
 
     def pack(self, episode: Episode) -> Float32[np.ndarray, "T W"]:
         """The episode's transitions as rows, in time order."""
-        columns = [
-            episode.observation,
-            episode.action,
-            episode.reward[:, None],
-            episode.next_observation,
-            *self._outcome_columns(episode),
-            episode.terminated[:, None],
-            episode.truncated[:, None],
-        ]
-        return np.concatenate([np.asarray(c, np.float32) for c in columns], axis=1)
+        rows = self.rows(
+            observation=episode.observation,
+            action=episode.action,
+            reward=episode.reward,
+            next_observation=episode.next_observation,
+            outcome=self._outcome(episode),
+            terminated=episode.terminated,
+            truncated=episode.truncated,
+        )
+        if self.outcome_discount is not None:
+            flags_of(rows)[:, FINAL_TERMINATED] = episode.terminated[-1:]
+        return rows
+
+    def rows(
+        self,
+        *,
+        observation: Shaped[np.ndarray, "*B O"],
+        action: Shaped[np.ndarray, "*B A"],
+        reward: Shaped[np.ndarray, "*B"],
+        next_observation: Shaped[np.ndarray, "*B O"],
+        terminated: Shaped[np.ndarray, "*B"],
+        truncated: Shaped[np.ndarray, "*B"],
+        outcome: Shaped[np.ndarray, "*B X"] | None = None,
+    ) -> Float32[np.ndarray, "*B W"]:
+        """Transitions as rows; the outcome is as `pack` tells it, if the layout keeps one."""
+        columns = [observation, action, reward[..., None], next_observation]
+        columns += [] if outcome is None else [outcome]
+        columns += [np.zeros((*reward.shape, sum(self._sizes[-2:])))]
+        rows = np.concatenate([np.asarray(c, np.float32) for c in columns], axis=-1)
+        flags = flags_of(rows)
+        flags[..., TERMINATED], flags[..., TRUNCATED] = terminated, truncated
+        return rows
 
     def transitions(self, rows: Shaped[Tensor, "N B W"]) -> TransitionBatch:
         """The rows' fields, as views where the type allows it."""
@@ -164,32 +194,50 @@ class RowLayout:
     def transitions_of_each(self, rows: Shaped[Tensor, "U N B W"]) -> Iterator[TransitionBatch]:
         """The transitions of U updates; a whole block at once spares most of torch's overhead."""
         *columns, outcome, flags = self._split(rows)
-        columns += [flags[..., 0] > 0.5, flags[..., 1] > 0.5]
+        columns += [flags[..., TERMINATED], flags[..., TRUNCATED]]
         names = (*ROW_FIELDS, "terminated", "truncated")
-        for outcomes, each in zip(self._outcomes_of_each(outcome), _unbound(columns), strict=True):
+        each_outcomes = self._outcomes_of_each(outcome, flags)
+        for outcomes, each in zip(each_outcomes, _unbound(columns), strict=True):
             yield TransitionBatch(**dict(zip(names, each, strict=True)), outcomes=outcomes)
 
     def contexts_of_each(
         self, rows: Shaped[Tensor, "U N K W"], mask: Bool[Tensor, "U N K"] | None = None
     ) -> Iterator[ContextBatch]:
         """The contexts of U updates; see `context`."""
-        *columns, outcome, _ = self._split(rows)
+        if rows.shape[-2] == 0 and len(rows) > 1:  # nothing tells them apart: one does for all
+            alone = self.context(rows[0], None if mask is None else mask[0])
+            yield from repeat(alone, len(rows))
+            return
+        *columns, outcome, flags = self._split(rows)
         if mask is None:
             mask = torch.ones(rows.shape[:-1], dtype=torch.bool, device=rows.device)
         names = (*ROW_FIELDS, "mask")
-        each_outcomes = self._outcomes_of_each(outcome)
+        each_outcomes = self._outcomes_of_each(outcome, flags)
         for outcomes, each in zip(each_outcomes, _unbound([*columns, mask]), strict=True):
             yield ContextBatch(**dict(zip(names, each, strict=True)), outcomes=outcomes)
 
     def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
-        observation, action, reward, *others = torch.split(rows, self._sizes, dim=-1)
-        return observation, action, reward[..., 0], *others
+        if rows.numel() == 0:
+            rows = rows.new_empty(rows.shape)  # with strides that the view below can have
+        observation, action, reward, next_observation, outcome, _, flags = torch.split(
+            rows, self._sizes, dim=-1
+        )
+        return (
+            observation,
+            action,
+            reward[..., 0],
+            next_observation,
+            outcome,
+            flags.view(torch.bool),
+        )
 
-    def _outcomes_of_each(self, columns: Shaped[Tensor, "U N B X"]) -> Iterator[Outcomes | None]:
+    def _outcomes_of_each(
+        self, columns: Shaped[Tensor, "U N B X"], flags: Bool[Tensor, "U N B 4"]
+    ) -> Iterator[Outcomes | None]:
         if self.outcome_discount is None:
             yield from repeat(None, len(columns))
             return
-        parts = [columns[..., 0], columns[..., 1], columns[..., 3:], columns[..., 2] > 0.5]
+        parts = [columns[..., 0], columns[..., 1], columns[..., 2:], flags[..., FINAL_TERMINATED]]
         for to_go, steps, final_observation, final_terminated in _unbound(parts):
             yield Outcomes(
                 return_to_go=to_go,
@@ -198,21 +246,18 @@ class RowLayout:
                 final_terminated=final_terminated,
             )
 
-    def _outcome_columns(self, episode: Episode) -> list[np.ndarray]:
-        if self.outcome_discount is None or len(episode) == 0:
-            return [np.zeros((len(episode), self._sizes[4]), np.float32)]
+    def _outcome(self, episode: Episode) -> Shaped[np.ndarray, "T X"] | None:
+        if self.outcome_discount is None:
+            return None
         length = len(episode)
         return_to_go = np.empty((length, 1))
         following = 0.0
         for step in reversed(range(length)):
             following = episode.reward[step] + self.outcome_discount * following
             return_to_go[step] = following
-        return [
-            return_to_go,
-            np.arange(length, 0, -1)[:, None],
-            np.full((length, 1), episode.terminated[-1]),
-            np.repeat(episode.next_observation[-1:], length, axis=0),
-        ]
+        final_observation = np.repeat(episode.next_observation[-1:], length, axis=0)
+        steps_to_go = np.arange(length, 0, -1)[:, None]
+        return np.concatenate([return_to_go, steps_to_go, final_observation], axis=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

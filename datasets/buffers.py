@@ -12,10 +12,11 @@ import numpy as np
 
 from causeway.datasets.cache import RowCache
 from causeway.datasets.faults import DatasetError
-from causeway.datasets.rows import ROW_DTYPE, MappedRows
+from causeway.datasets.memory import large_arrays
+from causeway.datasets.rows import ROW_DTYPE, MappedRows, map_rows
 from causeway.datasets.sampler import SamplerConfig
 from causeway.datasets.store import DatasetStore
-from causeway.datasets.streaming import POSITION_DTYPE, RowFile, StreamedRows
+from causeway.datasets.streaming import RowFile, StreamedRows, pool_shape
 from causeway.datasets.task_buffer import TaskBuffer
 
 
@@ -112,10 +113,7 @@ def _row_files(
 
 
 def _mapped(files: Mapping[int, BinaryIO], width: int) -> dict[int, TaskBuffer]:
-    return {
-        task: TaskBuffer(MappedRows(np.memmap(file, ROW_DTYPE, "r").reshape(-1, width)))
-        for task, file in files.items()
-    }
+    return {task: TaskBuffer(MappedRows(map_rows(file, width))) for task, file in files.items()}
 
 
 def _streamed(
@@ -126,21 +124,25 @@ def _streamed(
     seed: int,
     reader: ThreadPoolExecutor,
 ) -> dict[int, StreamedRows]:
+    row_files = [RowFile(file, width=width, group_rows=group_rows) for file in files.values()]
+    pools = large_arrays(
+        [pool_shape(file, config.pool_row_groups) for file in row_files], ROW_DTYPE
+    )
     return {
         task: StreamedRows(
-            RowFile(file, width=width, group_rows=group_rows),
-            pool_row_groups=config.pool_row_groups,
+            file,
+            pool=pool,
             reuse=config.reuse,
             seed=_stream_seed(seed, task),
             reader=reader,
         )
-        for task, file in files.items()
+        for task, file, pool in zip(files, row_files, pools, strict=True)
     }
 
 
 def _group_rows(num_tasks: int, width: int, config: SamplerConfig, horizon: int) -> int:
     """Rows of a group, such that all pools, and a group being read for each, keep the budget."""
-    row_bytes = width * ROW_DTYPE.itemsize + POSITION_DTYPE.itemsize
+    row_bytes = width * ROW_DTYPE.itemsize
     num_groups = num_tasks * (config.pool_row_groups + 1)
     allowed = min(config.row_group_rows, config.memory_budget_bytes // (num_groups * row_bytes))
     per_draw = config.context_per_task + config.transitions_per_task

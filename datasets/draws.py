@@ -168,15 +168,16 @@ def _draw_sparse(
     if has_second:
         drawn += begin.astype(every.dtype)
     # Only whether two are equal matters below, so every outcome without a repetition is as likely.
-    pending, unsure = np.arange(num_places), every
-    while len(pending) > 0:
-        place, column = _find_repeated(unsure)
+    place, column = _find_repeated(every)
+    if num_taken > 0:
         is_drawn = column >= num_taken
-        place, column = pending[place[is_drawn]], column[is_drawn] - num_taken
+        place, column = place[is_drawn], column[is_drawn] - num_taken
+    while len(place) > 0:
         again = (generator.random(len(place)) * size[place, column]).astype(every.dtype)
-        drawn[place, column] = again + begin[place, column]
-        pending = np.unique(place)
-        unsure = every[pending]
+        again += begin[place, column]
+        drawn[place, column] = again
+        repeated = np.count_nonzero(every[place] == again[:, None], axis=1) > 1
+        place, column = place[repeated], column[repeated]
     positions = drawn.astype(np.int64)
     return generator.permuted(positions, axis=1) if has_second else positions
 
@@ -190,7 +191,7 @@ def _find_repeated(
     keys = every << bits
     keys |= np.arange(num_columns, dtype=every.dtype)
     keys.sort(axis=1)
-    found = np.flatnonzero((keys[:, 1:] ^ keys[:, :-1]) >> bits == 0)
+    found = np.flatnonzero((keys[:, 1:] ^ keys[:, :-1]) < 1 << bits)
     place, before = np.divmod(found, max(1, num_columns - 1))
     return place, keys[place, before + 1] & ((1 << bits) - 1)
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
-NUM_FLAGS = 2  # terminated and truncated, the last columns of a row
+TERMINATED, TRUNCATED, FINAL_TERMINATED = range(3)  # which byte of a row's last column
 
 Bounds = Int64[np.ndarray, "b"]  # positions, in order, between which whole episodes lie
 
@@ -48,10 +48,15 @@ class Episodes:
         return Episodes(self.begin[numbers], self.end[numbers])
 
 
+def flags_of(rows: Float32[np.ndarray, "*B W"]) -> Bool[np.ndarray, "*B 4"]:
+    """The flags of rows, as a view: the bytes of their last column."""
+    return rows[..., -1:].view(np.bool_)
+
+
 def find_ends(rows: Float32[np.ndarray, "n W"]) -> Int64[np.ndarray, "e"]:
     """The positions behind each episode's last row, in order."""
-    flags = rows[:, -NUM_FLAGS:] > 0.5
-    return np.flatnonzero(flags[:, 0] | flags[:, 1]) + 1
+    flags = flags_of(rows)
+    return np.flatnonzero(flags[:, TERMINATED] | flags[:, TRUNCATED]) + 1
 
 
 def find_bounds(rows: Float32[np.ndarray, "n W"], *, begins_episode: bool) -> Bounds:

@@ -23,7 +23,6 @@ class Reach:
     ) -> None:
         self._offline = offline
         self._online = online
-        self._num_taken_offline = 0
         self.num_offline = offline.num_rows  # over time; a stream has fewer within reach
         self.num_reachable = offline.num_reachable
         self.num_online = len(online)
@@ -47,22 +46,21 @@ class Reach:
         self, positions: Int64[np.ndarray, "count"], into: Float32[np.ndarray, "count W"]
     ) -> None:
         """Fills an array with the rows at the positions."""
-        num_online = 0
-        if self.num_online > 0:
-            is_online = positions >= self.num_reachable
-            num_online = int(np.count_nonzero(is_online))
-        self._num_taken_offline += len(positions) - num_online
-        if num_online == 0:
+        if self.num_online == 0:
+            self._offline.take_into(positions, into)
+            return
+        is_offline = positions < self.num_reachable
+        num_offline = int(np.count_nonzero(is_offline))
+        if num_offline == len(positions):
             self._offline.take_into(positions, into)
             return
         # Offline positions are clipped here, and their rows overwritten below.
         self._online.take(positions - self.num_reachable, axis=0, out=into, mode="clip")
-        if num_online < len(positions):
-            is_offline = ~is_online
-            rows = np.empty((len(positions) - num_online, into.shape[1]), ROW_DTYPE)
+        if num_offline > 0:
+            rows = np.empty((num_offline, into.shape[1]), ROW_DTYPE)
             self._offline.take_into(positions[is_offline], rows)
             into[is_offline] = rows
 
     def advance(self) -> None:
-        """Tells the source what was gathered from it; the positions hold no longer."""
-        self._offline.advance(self._num_taken_offline)
+        """Lets the source move on by what was gathered from it; the positions hold no longer."""
+        self._offline.advance()

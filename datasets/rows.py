@@ -6,12 +6,13 @@ streamed, see `streaming`.
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from causeway.datasets.episodes import Episodes, find_bounds
+from causeway.datasets.memory import map_file
 
 ROW_DTYPE = np.dtype("<f4")  # of a row's columns, in memory and in row files
 
@@ -50,8 +51,8 @@ class RowSource(Protocol):
         """Fills an array with the rows at the positions, which hold until the next `advance`."""
         ...
 
-    def advance(self, count: int) -> None:
-        """Notes that `count` rows were taken; others may be within reach from now on."""
+    def advance(self) -> None:
+        """Moves on by what was taken; other rows may be within reach from now on."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,6 +69,11 @@ def generator_state(generator: np.random.Generator) -> dict[str, Any]:
     return cast(dict[str, Any], generator.bit_generator.state)
 
 
+def map_rows(file: BinaryIO, width: int) -> Float32[np.ndarray, "n W"]:
+    """The rows of a file without a header, read-only; they stay when the file is closed."""
+    return np.frombuffer(map_file(file), ROW_DTYPE).reshape(-1, width)
+
+
 class MappedRows:
     """Rows of an array, usually a memory-mapped file; never written to."""
 
@@ -77,22 +83,9 @@ class MappedRows:
                 "MappedRows.rows must be a float32 array [n, W], "
                 f"got {rows.dtype} of shape {rows.shape}: pack episodes with RowLayout.pack"
             )
-        self._rows = rows.view(np.ndarray)  # indexing through np.memmap itself is slower
-
-    @property
-    def num_rows(self) -> int:
-        """How many rows the array holds."""
-        return len(self._rows)
-
-    @property
-    def width(self) -> int:
-        """W, the number of columns of a row."""
-        return int(self._rows.shape[1])
-
-    @property
-    def num_reachable(self) -> int:
-        """All rows."""
-        return len(self._rows)
+        self._rows = rows
+        self.num_rows, self.width = rows.shape
+        self.num_reachable = self.num_rows  # all
 
     @cached_property
     def episodes(self) -> Episodes:
@@ -109,9 +102,9 @@ class MappedRows:
     ) -> None:
         """Fills an array with the rows at the positions."""
         # The positions are valid; "clip" only spares numpy a copy that "raise" would make.
-        self._rows.take(positions, axis=0, out=into, mode="clip")
+        self._rows.take(positions, 0, into, "clip")
 
-    def advance(self, count: int) -> None:
+    def advance(self) -> None:
         """Changes nothing: all rows stay within reach."""
 
     def state_dict(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from causeway.datasets.reach import Reach
 from causeway.datasets.rows import ROW_DTYPE, generator_state
 from causeway.datasets.task_buffer import TaskBuffer
 
-PLACES_AT_ONCE = 64  # more of them spare no more of numpy's overhead
+PLACES_AT_ONCE = 512  # more of them spare no more of numpy's overhead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,13 +192,14 @@ class MetaSampler:
         context: Float32[np.ndarray, "P K W"],
         transitions: Float32[np.ndarray, "P B W"],
     ) -> None:
-        reaches = [self._buffers[each].reach() for each in task.tolist()]
+        of_task = {each: self._buffers[each].reach() for each in dict.fromkeys(task.tolist())}
+        reaches = [of_task[each] for each in task.tolist()]
         positions = self._choose(reaches)
         for chosen, rows in zip(positions, (context, transitions), strict=True):
             if rows.shape[1] > 0:
                 for reach, at, into in zip(reaches, chosen, rows, strict=True):
                     reach.gather(at, into)
-        for reach in reaches:  # last: a task may be there twice, and positions hold until then
+        for reach in of_task.values():  # last: positions hold until then
             reach.advance()
 
     def _choose(self, reaches: Sequence[Reach]) -> tuple[Positions, Positions]:
@@ -215,9 +216,10 @@ class MetaSampler:
         """The positions of contexts of any rows, and of the transitions."""
         generator, share = self._generator, self._config.online_share
         context, transitions = self._config.context_per_task, self._config.transitions_per_task
-        enough = [reach.num_distinct(share) >= context + transitions for reach in reaches]
+        of_both = context + transitions
+        enough = [reach.num_distinct(share) >= of_both for reach in dict.fromkeys(reaches)]
         if all(enough):
-            positions = draw_rows(generator, reaches, context + transitions, online_share=share)
+            positions = draw_rows(generator, reaches, of_both, online_share=share)
             return positions[:, :context], positions[:, context:]
         if any(enough):
             apart = [self._choose_rows([reach]) for reach in reaches]

@@ -7,17 +7,14 @@ random order, into a small pool per task, and rows are drawn from the pool.
 import os
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from causeway.datasets.episodes import NUM_FLAGS, Bounds, Episodes, find_bounds, find_ends
+from causeway.datasets.episodes import Bounds, Episodes, find_bounds, find_ends
 from causeway.datasets.rows import ROW_DTYPE, generator_state
-
-POSITION_DTYPE = np.dtype(np.int32)  # of where a row is in a pool
 
 
 class RowFile:
@@ -59,7 +56,7 @@ class RowFile:
         """Whether a group's first row is the first of an episode; safe from any thread."""
         if group == 0:
             return True
-        before = np.empty((1, NUM_FLAGS), ROW_DTYPE)  # the flags of the last row of another group
+        before = np.empty((1, 1), ROW_DTYPE)  # the flags of the last row of another group
         offset = group * self.group_rows * self.width * ROW_DTYPE.itemsize - before.nbytes
         self._read_at(offset, before.data.cast("B"))
         return len(find_ends(before)) > 0
@@ -118,6 +115,11 @@ class GroupOrder:
         self._seen = set(state["seen"])
 
 
+def pool_shape(file: RowFile, row_groups: int) -> tuple[int, int, int]:
+    """Of the pool that holds so many groups of a file, and one that is being read."""
+    return min(row_groups + 1, file.num_groups), file.group_rows, file.width
+
+
 class StreamedRows:
     """Rows of a file larger than memory, drawn from a pool of row groups that moves through it.
 
@@ -128,7 +130,8 @@ class StreamedRows:
 
     Args:
         file: the rows; closed by `close`.
-        pool_row_groups: groups held in memory; one more is being read.
+        pool: where the groups are held, those that rows are drawn from and one that is being read;
+            see `pool_shape`.
         reuse: how many times a row is drawn, on average, before its group goes.
         seed: of the order of the groups.
         reader: the thread that reads ahead, shared by the tasks of a sampler.
@@ -138,7 +141,7 @@ class StreamedRows:
         self,
         file: RowFile,
         *,
-        pool_row_groups: int,
+        pool: Float32[np.ndarray, "slots g W"],
         reuse: float,
         seed: int,
         reader: ThreadPoolExecutor,
@@ -150,13 +153,13 @@ class StreamedRows:
         self._drawn = 0  # rows, since a group last gave way
         # One slot is read into while rows are drawn from the others. The oldest group is in the
         # slot behind it, around the end: that one is read into next.
-        num_slots = min(pool_row_groups + 1, file.num_groups)
-        self._spare = num_slots - 1 if num_slots > pool_row_groups else None
-        self._pool = np.empty((num_slots, file.group_rows, file.width), ROW_DTYPE)
-        self._rows = self._pool.reshape(-1, file.width)
+        self._spare = len(pool) - 1 if len(pool) < file.num_groups else None
+        self._pool = pool
+        self._rows = pool.reshape(-1, file.width)
         self._episodes: Episodes | None = None  # once asked for
+        self._finds_bounds = False  # while reading ahead: once episodes were asked for
         self._groups: list[int] = []  # by slot
-        for _ in range(num_slots):
+        for _ in pool:
             self._groups.append(self._order.next(excluded=self._groups))
         self._load()
 
@@ -173,21 +176,25 @@ class StreamedRows:
     @property
     def num_reachable(self) -> int:
         """How many rows the pool holds now: the most distinct ones that one draw can give."""
-        return len(self._row_at)
+        return self._num_reachable
 
     @property
     def episodes(self) -> Episodes:
         """The episodes that lie wholly within a group of the pool; looked up when asked for."""
         if self._episodes is None:
             self._episodes = Episodes.concatenate(
-                [Episodes.between(self._bounds[slot]).shifted(offset) for slot, offset in self._at]
+                [
+                    Episodes.between(self._bounds_in(slot)).shifted(position)
+                    for slot, position in self._positions.items()
+                ]
             )
         return self._episodes
 
     @property
     def num_episodes(self) -> int:
         """How many episodes the file holds, if all of it is like the pool."""
-        ends = sum(np.count_nonzero(bounds) for bounds in self._bounds.values())  # a 0 is no end
+        every = [self._bounds_in(slot) for slot in self._positions]
+        ends = sum(np.count_nonzero(bounds) for bounds in every)  # a 0 is no end
         return round(ends * self.num_rows / self.num_reachable)
 
     @property
@@ -199,12 +206,14 @@ class StreamedRows:
         self, positions: Int64[np.ndarray, "count"], into: Float32[np.ndarray, "count W"]
     ) -> None:
         """Fills an array with the rows of the pool at the positions."""
-        rows = self._row_at.take(positions)
-        self._rows.take(rows, axis=0, out=into, mode="clip")  # as for mapped rows
+        self._drawn += len(positions)
+        rows = positions + self._begin
+        if self._gap > 0:
+            rows[positions >= self._gap_at] += self._gap
+        self._rows.take(rows, 0, into, "wrap")  # "raise" would make a copy
 
-    def advance(self, count: int) -> None:
+    def advance(self) -> None:
         """Replaces the oldest group, once as many rows were drawn as it is there for."""
-        self._drawn += count
         while self._spare is not None and self._drawn >= self._draws_per_group:
             self._drawn -= self._draws_per_group
             self._replace_oldest(self._spare)
@@ -241,10 +250,8 @@ class StreamedRows:
 
     def _load(self) -> None:
         """Fills the pool with its groups and starts to read ahead."""
-        self._bounds = {
-            slot: self._fetch(slot) for slot in range(len(self._groups)) if slot != self._spare
-        }
         self._index()
+        self._bounds = {slot: self._fetch(slot) for slot in self._positions}
         self._read_ahead()
 
     def _finish_reading(self) -> None:
@@ -265,25 +272,41 @@ class StreamedRows:
 
     def _read_ahead(self) -> None:
         if self._spare is not None:
-            self._pending: Future[Bounds] = self._reader.submit(self._fetch, self._spare)
+            self._pending: Future[Bounds | None] = self._reader.submit(self._fetch, self._spare)
 
-    def _fetch(self, slot: int) -> Bounds:
-        """Reads a slot's group into it; gives the bounds of the episodes within the group."""
+    def _fetch(self, slot: int) -> Bounds | None:
+        """Reads a slot's group into it; looks for its episodes if such are asked for."""
+        self._file.read(self._groups[slot], self._pool[slot])
+        return self._find_bounds(slot) if self._finds_bounds else None
+
+    def _bounds_in(self, slot: int) -> Bounds:
+        """The bounds of the episodes within a slot's group."""
+        self._finds_bounds = True
+        bounds = self._bounds[slot]
+        if bounds is None:
+            bounds = self._bounds[slot] = self._find_bounds(slot)
+        return bounds
+
+    def _find_bounds(self, slot: int) -> Bounds:
         group = self._groups[slot]
-        self._file.read(group, self._pool[slot])
-        begins_episode = self._file.begins_episode(group)
         rows = self._pool[slot, : self._file.rows_in(group)]
-        return find_bounds(rows, begins_episode=begins_episode)
+        return find_bounds(rows, begins_episode=self._file.begins_episode(group))
 
     def _index(self) -> None:
-        """Notes which rows of the pool can be drawn, and by which positions."""
-        drawable = [slot for slot in range(len(self._groups)) if slot != self._spare]
-        lengths = [self._file.rows_in(self._groups[slot]) for slot in drawable]
-        begins = np.array(drawable) * self._file.group_rows
-        ranges = [
-            np.arange(begin, begin + length, dtype=POSITION_DTYPE)
-            for begin, length in zip(begins, lengths, strict=True)
-        ]
-        self._row_at = np.concatenate(ranges)  # of the pool, by position
-        self._at = list(zip(drawable, accumulate(lengths, initial=0), strict=False))
+        """Gives the rows of the pool that can be drawn their positions: the oldest has the first.
+
+        The slots are a ring, so they lie one behind the other, but where a group is short.
+        """
+        first = 0 if self._spare is None else self._spare + 1
+        self._begin = first * self._file.group_rows
+        self._gap_at = self._gap = self._num_reachable = 0
+        self._positions: dict[int, int] = {}  # of the first row in each slot
+        for slot in (*range(first, len(self._groups)), *range(first)):
+            if slot == self._spare:
+                continue
+            self._positions[slot] = self._num_reachable
+            length = self._file.rows_in(self._groups[slot])
+            self._num_reachable += length
+            if length < self._file.group_rows:
+                self._gap_at, self._gap = self._num_reachable, self._file.group_rows - length
         self._episodes = None

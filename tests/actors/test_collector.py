@@ -289,5 +289,5 @@ def test_options_out_of_range_are_refused(options, message):
 
 
 def test_a_labelling_context_of_another_width_is_refused():
-    with pytest.raises(ValueError, match="rows of width 9 and at least one"):
+    with pytest.raises(ValueError, match="rows of width 8 and at least one"):
         make().collect([assignment(rows=np.zeros((4, 5), np.float32))])

@@ -128,5 +128,5 @@ def test_contexts_of_different_lengths_are_padded_behind_a_mask():
 
 @pytest.mark.parametrize("bad", [rows(0), np.zeros((3, 5), np.float32)])
 def test_an_empty_context_and_one_of_the_wrong_width_are_refused(bad):
-    with pytest.raises(ValueError, match=r"rows of width 8 .* at index 1"):
+    with pytest.raises(ValueError, match=r"rows of width 7 .* at index 1"):
         stack_contexts([rows(2), bad], LAYOUT)

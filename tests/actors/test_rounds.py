@@ -10,6 +10,7 @@ from causeway.actors.rounds import Round, RoundPlayer
 from causeway.actors.tasks.family import find_split, with_true_reward
 from causeway.actors.tasks.registry import load_family
 from causeway.datasets.batches import RowLayout, Trajectory
+from causeway.datasets.episodes import TERMINATED, TRUNCATED, flags_of
 from tests.fakes import LedgeRobot
 
 LEDGE = LedgeRobot()
@@ -36,11 +37,12 @@ def play_random(name, split, seed=0, envs_per_task=1, num_tasks=2):
 
 
 def columns(family, rows):
-    o, a, m = family.observation_size, family.action_size, family.measurement_size
-    widths = np.cumsum([o, a, 1, o, 1, 1])
-    return (
-        np.split(rows, widths, axis=1) if m else [*np.split(rows, widths[:-1], axis=1), rows[:, :0]]
-    )
+    o, a = family.observation_size, family.action_size
+    width = RowLayout(o, a).width
+    fields = np.split(rows[:, :width], np.cumsum([o, a, 1, o]), axis=1)[:4]
+    flags = flags_of(rows[:, :width])
+    ends = flags[:, [TERMINATED]], flags[:, [TRUNCATED]]
+    return [*fields, *ends, rows[:, width:]]
 
 
 def test_an_environment_that_cannot_restart_gives_one_episode_up_to_its_end():

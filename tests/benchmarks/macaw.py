@@ -124,18 +124,18 @@ def make_batch() -> MetaBatch:
     rng = np.random.default_rng(0)
     shape = (TASKS, 2 * ROWS)
     o, a = LAYOUT.observation_size, LAYOUT.action_size
-    columns = [
-        rng.normal(size=(*shape, o)),
-        rng.uniform(-1, 1, (*shape, a)),
-        rng.normal(size=(*shape, 1)),
-        rng.normal(size=(*shape, o)),
-        10 * rng.normal(size=(*shape, 1)),  # returns to go
-        rng.integers(1, 201, (*shape, 1)),
-        np.zeros((*shape, 1)),
-        rng.normal(size=(*shape, o)),
-        np.zeros((*shape, 2)),
-    ]
-    rows = torch.from_numpy(np.concatenate(columns, axis=-1).astype(np.float32))
+    fields = {
+        "observation": rng.normal(size=(*shape, o)),
+        "action": rng.uniform(-1, 1, (*shape, a)),
+        "reward": rng.normal(size=shape),
+        "next_observation": rng.normal(size=(*shape, o)),
+        "terminated": np.zeros(shape),
+        "truncated": np.zeros(shape),
+    }
+    returns_to_go, steps_to_go = 10 * rng.normal(size=shape), rng.integers(1, 201, shape)
+    outcome = np.stack([returns_to_go, steps_to_go], axis=-1)
+    outcome = np.concatenate([outcome, rng.normal(size=(*shape, o))], axis=-1)
+    rows = torch.from_numpy(LAYOUT.rows(**fields, outcome=outcome))
     return MetaBatch(
         task=torch.arange(TASKS),
         context=LAYOUT.context(rows[:, :ROWS]),

@@ -1,5 +1,6 @@
 """The row cache: rows equal the episodes, decoded once, bounded, never stale."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from causeway.datasets import cache as cache_module
 from causeway.datasets.cache import RowCache, default_cache_folder
 from causeway.datasets.faults import DatasetError
 from causeway.datasets.store import DatasetStore
@@ -122,6 +124,21 @@ def test_rows_stay_readable_after_another_process_deleted_the_file(tmp_path, dat
     store = DatasetStore.open(folder)
     rows = RowCache(tmp_path / "cache", LARGE).rows(store, 0)
     RowCache(tmp_path / "cache", TASK_BYTES).rows(store, 1)
+    np.testing.assert_array_equal(rows, np.concatenate([LAYOUT.pack(e) for e in written[0]]))
+
+
+def test_a_file_that_cannot_be_read_is_made_again(tmp_path, dataset, monkeypatch):
+    written, folder = dataset
+    store = DatasetStore.open(folder)
+    path = RowCache(tmp_path / "cache", LARGE).path(store, 0)
+
+    def refuse(memory):
+        raise OSError(errno.EIO, "a bad sector")
+
+    monkeypatch.setattr(cache_module, "read_ahead", refuse)
+    with path.open("rb") as file:  # so that another file has another number
+        rows = RowCache(tmp_path / "cache", LARGE).rows(store, 0)
+        assert path.stat().st_ino != os.fstat(file.fileno()).st_ino
     np.testing.assert_array_equal(rows, np.concatenate([LAYOUT.pack(e) for e in written[0]]))
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from causeway.datasets.draws import draw_contexts, draw_free, draw_rows
+from causeway.datasets.episodes import TRUNCATED, flags_of
 from causeway.datasets.rows import MappedRows
 from causeway.datasets.task_buffer import TaskBuffer
 
@@ -15,7 +16,7 @@ WIDTH = 4
 def make_reach(offline, online=0, steps=1):
     """What can be drawn from a buffer with episodes of so many steps."""
     rows = np.zeros((offline + online, WIDTH), np.float32)
-    rows[steps - 1 :: steps, -1] = 1.0
+    flags_of(rows)[steps - 1 :: steps, TRUNCATED] = True
     buffer = TaskBuffer(MappedRows(rows[:offline]))
     if online:
         buffer.append(rows[:online])

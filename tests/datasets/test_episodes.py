@@ -12,17 +12,23 @@ from hypothesis import strategies as st
 from causeway.datasets.buffers import open_buffers
 from causeway.datasets.cache import RowCache
 from causeway.datasets.draws import draw_free
-from causeway.datasets.episodes import find_bounds, find_ends
+from causeway.datasets.episodes import (
+    TERMINATED,
+    TRUNCATED,
+    find_bounds,
+    find_ends,
+    flags_of,
+)
 from causeway.datasets.faults import DatasetError
 from causeway.datasets.rows import MappedRows
 from causeway.datasets.sampler import MetaSampler, SamplerConfig
 from causeway.datasets.store import DatasetStore
-from causeway.datasets.streaming import RowFile, StreamedRows
+from causeway.datasets.streaming import RowFile, StreamedRows, pool_shape
 from causeway.datasets.task_buffer import TaskBuffer
 
 from .factories import make_header, write_dataset
 
-WIDTH = 7  # task, source, row, episode, nothing, terminated, truncated
+WIDTH = 7  # task, source, row, episode, nothing, nothing, flags
 SOURCE, ROW, EPISODE = 1, 2, 3
 
 
@@ -33,8 +39,8 @@ def episode_rows(lengths, task=0, source=0, unfinished=0):
     rows[:, 0], rows[:, SOURCE], rows[:, ROW] = task, source, np.arange(len(rows))
     rows[:, EPISODE] = np.repeat(np.arange(len(every)), every)
     ends = np.cumsum(lengths, dtype=int) - 1
-    rows[ends[::2], -2] = 1.0  # terminated and truncated by turns
-    rows[ends[1::2], -1] = 1.0
+    flags_of(rows)[ends[::2], TERMINATED] = True  # and truncated by turns
+    flags_of(rows)[ends[1::2], TRUNCATED] = True
     return rows
 
 
@@ -324,9 +330,8 @@ def open_stream(tmp_path):
             path = tmp_path / f"rows-{len(opened)}"
             episode_rows(lengths).tofile(path)
             file = RowFile(path.open("rb", buffering=0), width=WIDTH, group_rows=group_rows)
-            opened.append(
-                StreamedRows(file, pool_row_groups=pool, reuse=reuse, seed=seed, reader=reader)
-            )
+            slots = np.empty(pool_shape(file, pool), np.float32)
+            opened.append(StreamedRows(file, pool=slots, reuse=reuse, seed=seed, reader=reader))
             return opened[-1]
 
         yield open_file

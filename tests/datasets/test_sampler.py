@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from causeway.datasets.rows import MappedRows
 from causeway.datasets.sampler import MetaSampler, SamplerConfig
-from causeway.datasets.streaming import RowFile, StreamedRows
+from causeway.datasets.streaming import RowFile, StreamedRows, pool_shape
 from causeway.datasets.task_buffer import TaskBuffer
 
 WIDTH = 7
@@ -48,7 +48,8 @@ def streamed(tmp_path, reader, *, num_rows, group_rows=10, pool=3, reuse=2.0, se
     if not path.exists():  # another stream may be reading it
         numbered_rows(num_rows).tofile(path)
     file = RowFile(path.open("rb", buffering=0), width=WIDTH, group_rows=group_rows)
-    return StreamedRows(file, pool_row_groups=pool, reuse=reuse, seed=seed, reader=reader)
+    rows = np.empty(pool_shape(file, pool), np.float32)
+    return StreamedRows(file, pool=rows, reuse=reuse, seed=seed, reader=reader)
 
 
 def draw(source, generator, count):
@@ -248,12 +249,20 @@ def test_a_stream_gives_every_row_equally_often_over_whole_passes(tmp_path, read
 
 
 def test_a_stream_holds_only_its_pool_and_gives_distinct_rows(tmp_path, reader):
-    source = streamed(tmp_path, reader, num_rows=40)  # one group more than the pool holds
+    source = streamed(tmp_path, reader, num_rows=50)  # two groups more than the pool holds
     generator = np.random.default_rng(0)
     for _ in range(200):
         assert source.num_reachable == 30
         rows = draw(source, generator, 30)
         assert len(set(rows[:, 2])) == 30
+    source.close()
+
+
+def test_a_file_of_one_group_more_than_the_pool_has_is_in_memory_whole(tmp_path, reader):
+    source = streamed(tmp_path, reader, num_rows=38)
+    rows = draw(source, np.random.default_rng(0), 38)
+    assert sorted(rows[:, 2]) == list(range(38))
+    assert source.coverage == 1.0
     source.close()
 
 

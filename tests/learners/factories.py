@@ -7,6 +7,7 @@ import torch
 from hypothesis import settings
 
 from causeway.datasets.batches import MetaBlock, RowLayout
+from causeway.datasets.episodes import FINAL_TERMINATED, flags_of
 from causeway.learners.registry import load_algorithm
 from causeway.learners.smac import Smac, SmacConfig
 from causeway.learners.trainer import Trainer, TrainerConfig
@@ -30,21 +31,23 @@ def make_rows(rng, *shape, layout=LAYOUT):
     """Random transitions; about a third are true ends, a third time limits, some are both."""
     o, a = layout.observation_size, layout.action_size
     others = np.random.default_rng(shape)  # bare rows are the same with outcomes and without
-    outcomes = [
-        others.normal(size=(*shape, 1)),  # returns to go, of episodes that are nowhere
-        others.integers(1, 9, (*shape, 1)),
-        others.random((*shape, 1)) < 1 / 3,
-        others.normal(size=(*shape, o)),
-    ]
-    columns = [
-        rng.normal(size=(*shape, o)),
-        rng.uniform(-1, 1, (*shape, a)),
-        rng.normal(size=(*shape, 1)),
-        rng.normal(size=(*shape, o)),
-        *(outcomes if layout.outcome_discount is not None else []),
-        rng.random((*shape, 2)) < 1 / 3,
-    ]
-    return np.concatenate(columns, axis=-1).astype(np.float32)
+    returns_to_go = others.normal(size=(*shape, 1))  # of episodes that are nowhere
+    steps_to_go = others.integers(1, 9, (*shape, 1))
+    final_terminated = others.random(shape) < 1 / 3
+    outcome = [returns_to_go, steps_to_go, others.normal(size=(*shape, o))]
+    fields = {
+        "observation": rng.normal(size=(*shape, o)),
+        "action": rng.uniform(-1, 1, (*shape, a)),
+        "reward": rng.normal(size=shape),
+        "next_observation": rng.normal(size=(*shape, o)),
+    }
+    ends = rng.random((*shape, 2)) < 1 / 3
+    fields |= {"terminated": ends[..., 0], "truncated": ends[..., 1]}
+    if layout.outcome_discount is None:
+        return layout.rows(**fields)
+    rows = layout.rows(**fields, outcome=np.concatenate(outcome, axis=-1))
+    flags_of(rows)[..., FINAL_TERMINATED] = final_terminated
+    return rows
 
 
 def make_block(seed=0, updates=2, tasks=3, transitions=6, context=5, layout=LAYOUT):
