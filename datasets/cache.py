@@ -129,7 +129,7 @@ class RowCache:
         checksum = 0
         try:
             with self._temporary_file() as (file, temporary):
-                for episodes in store.iterate_parts(task):
+                for episodes in filter(None, store.iterate_parts(task)):
                     # In one piece: so the system keeps the file on large pages, see `memory`.
                     rows = np.concatenate([store.layout.pack(episode) for episode in episodes])
                     rows = rows.astype(ROW_DTYPE, copy=False)

@@ -168,24 +168,27 @@ def _draw_sparse(
     if has_second:
         drawn += begin.astype(every.dtype)
     # Only whether two are equal matters below, so every outcome without a repetition is as likely.
-    place, column = _find_repeated(every)
-    if num_taken > 0:
-        is_drawn = column >= num_taken
-        place, column = place[is_drawn], column[is_drawn] - num_taken
+    place, column = _find_repeated(every, num_taken)
     while len(place) > 0:
         again = (generator.random(len(place)) * size[place, column]).astype(every.dtype)
         again += begin[place, column]
         drawn[place, column] = again
-        repeated = np.count_nonzero(every[place] == again[:, None], axis=1) > 1
-        place, column = place[repeated], column[repeated]
+        if len(place) > num_places:  # too many to compare each with all of its place
+            place, column = _find_repeated(every, num_taken)
+        else:
+            repeated = np.count_nonzero(every[place] == again[:, None], axis=1) > 1
+            place, column = place[repeated], column[repeated]
     positions = drawn.astype(np.int64)
     return generator.permuted(positions, axis=1) if has_second else positions
 
 
 def _find_repeated(
-    every: Integer[np.ndarray, "P e"],
+    every: Integer[np.ndarray, "P e"], num_taken: int
 ) -> tuple[Int64[np.ndarray, "r"], Int64[np.ndarray, "r"]]:
-    """Places and columns of the positions that are in an earlier column of their place, too."""
+    """Places and columns of the positions that are in an earlier column of their place, too.
+
+    The first `num_taken` columns are looked at and left out: columns count those behind them.
+    """
     num_columns = every.shape[1]
     bits = num_columns.bit_length()
     keys = every << bits
@@ -193,7 +196,11 @@ def _find_repeated(
     keys.sort(axis=1)
     found = np.flatnonzero((keys[:, 1:] ^ keys[:, :-1]) < 1 << bits)
     place, before = np.divmod(found, max(1, num_columns - 1))
-    return place, keys[place, before + 1] & ((1 << bits) - 1)
+    column = keys[place, before + 1] & ((1 << bits) - 1)
+    if num_taken > 0:
+        is_drawn = column >= num_taken
+        return place[is_drawn], column[is_drawn] - num_taken
+    return place, column
 
 
 def _draw_dense(
