@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from causeway.actors.contexts import Rows, stack_contexts, subsample
+from causeway.actors.contexts import Rows, stack_contexts
 from causeway.actors.rollout import (
     ActionChoice,
     Generators,
@@ -27,6 +27,7 @@ from causeway.actors.rollout import (
 from causeway.actors.side_by_side import Manner, Share, rollout_side_by_side
 from causeway.actors.tasks.family import Dynamics
 from causeway.datasets.batches import RowLayout, Trajectory
+from causeway.datasets.draws import subsample
 from causeway.datasets.policy import AdaptivePolicy, labelling, reads_in_order
 
 Version = tuple[int, int]  # generation, updates

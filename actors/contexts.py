@@ -115,29 +115,6 @@ def find_protocol(name: str) -> Protocol:
     return _PROTOCOLS[name]
 
 
-def subsample(
-    rows: Rows, size: int | None, generator: np.random.Generator, *, in_order: bool
-) -> Rows:
-    """At most `size` different rows, every one as likely as another; all of them for None.
-
-    A product of Gaussians narrows with every transition, so a context larger than those of training
-    gives a belief that is surer than it should be.
-
-    Args:
-        rows: in time order.
-        size: the most rows that are kept.
-        generator: of the choice.
-        in_order: whether those that are kept must follow one another, for a policy that reads
-            sequences.
-    """
-    if size is None or len(rows) <= size:
-        return rows
-    if in_order:
-        first = int(generator.integers(len(rows) - size + 1))
-        return rows[first : first + size]
-    return rows[generator.choice(len(rows), size, replace=False)]
-
-
 def stack_contexts(rows: Sequence[Rows], layout: RowLayout) -> ContextBatch:
     """One context per entry, [N, K], padded to the longest; the mask leaves the padding out."""
     longest = max(len(one) for one in rows)

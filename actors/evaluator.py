@@ -22,13 +22,13 @@ from causeway.actors.contexts import (
     find_protocol,
     offline_shifted,
     stack_contexts,
-    subsample,
 )
 from causeway.actors.rollout import Generators, LatentPer, check_choice, rollout, run_episodes
 from causeway.actors.shifted import shifted_contexts
 from causeway.actors.summary import Summary, summarise
 from causeway.actors.tasks.family import Family, Task, with_true_reward
 from causeway.datasets.batches import Episode, RowLayout, Trajectory
+from causeway.datasets.draws import subsample
 from causeway.datasets.policy import AdaptivePolicy, reads_in_order
 
 SHIFTED_EPISODES = 8  # of another task's behaviour, that contexts are drawn from

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, Integer
+from jaxtyping import Float32, Int64, Integer
 
 from causeway.datasets.episodes import Episodes
 from causeway.datasets.reach import Reach
@@ -121,6 +121,33 @@ def draw_stretches(
         (begin[:, None] + np.arange(first)) % ring,
         ((begin + ahead)[:, None] + np.arange(second)) % ring,
     )
+
+
+def subsample(
+    rows: Float32[np.ndarray, "n W"],
+    size: int | None,
+    generator: np.random.Generator,
+    *,
+    in_order: bool,
+) -> Float32[np.ndarray, "_ W"]:
+    """At most `size` different rows, every one as likely as another; all of them for None.
+
+    A product of Gaussians narrows with every transition, so a context larger than those of training
+    gives a belief that is surer than it should be.
+
+    Args:
+        rows: in time order.
+        size: the most rows that are kept.
+        generator: of the choice.
+        in_order: whether those that are kept must follow one another, for a policy that reads
+            sequences.
+    """
+    if size is None or len(rows) <= size:
+        return rows
+    if in_order:
+        first = int(generator.integers(len(rows) - size + 1))
+        return rows[first : first + size]
+    return rows[generator.choice(len(rows), size, replace=False)]
 
 
 class _Ranges(NamedTuple):

@@ -51,9 +51,6 @@ class Reach:
             return
         is_offline = positions < self.num_reachable
         num_offline = int(np.count_nonzero(is_offline))
-        if num_offline == len(positions):
-            self._offline.take_into(positions, into)
-            return
         # Offline positions are clipped here, and their rows overwritten below.
         self._online.take(positions - self.num_reachable, axis=0, out=into, mode="clip")
         if num_offline > 0:

@@ -27,6 +27,7 @@ from causeway.cluster.cli.control import (
 )
 from causeway.cluster.cli.data import data
 from causeway.cluster.cli.doctor import doctor
+from causeway.cluster.cli.export import export
 from causeway.cluster.cli.families import families
 from causeway.cluster.cli.invocation import Invocation, split_arguments
 from causeway.cluster.cli.output import complain, print_line
@@ -66,6 +67,7 @@ COMMANDS = (
     Command(name="evaluate", run=evaluate, takes_overrides=True),
     Command(name="report", run=report),
     Command(name="compare", run=compare),
+    Command(name="export", run=export),
     Command(name="data", run=data),
     Command(name="doctor", run=doctor),
     Command(name="families", run=families),

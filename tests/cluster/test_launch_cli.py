@@ -4,13 +4,22 @@ import contextlib
 import io
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from causeway.cluster.cli.main import run
 from causeway.cluster.launch import existing_run
+from causeway.cluster.learner import LearnerService
 from causeway.datasets.store import DatasetStore
+from causeway.learners.exported import ExportedPolicy
 from tests.tiny_runs import results_of, write_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
 
 OK, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
@@ -150,6 +159,40 @@ def test_evaluate_agrees_with_the_run_itself(trained, capsys):
     assert found == {"updates": 40, "protocols": protocols, **results["online"]}
     assert run(["evaluate", str(trained)]) == OK
     assert "after 40 updates" in words_of(capsys)[0]
+
+
+def test_an_exported_policy_acts_and_adapts_where_nothing_of_a_run_can_be_imported(
+    trained, tmp_path, capsys
+):
+    folder = tmp_path / "policy"
+    assert run(["export", str(trained), "--to", str(folder)]) == OK
+    assert str(folder) in "".join(capsys.readouterr().out.split())
+    ours = ExportedPolicy.load(folder, seed=3)
+    assert (ours.description.algorithm, ours.description.updates) == ("smac", 40)
+    alone = subprocess.run(
+        [sys.executable, "-m", "tests.cluster.alone", str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    played = json.loads(alone.stdout)
+    np.testing.assert_allclose(ours.act([0.0, 0.0]), played["before"], rtol=1e-6)
+    assert played["adapted"] != played["before"]
+    learner = LearnerService(existing_run(trained)[0], ours.description.layout)
+    learner.load(existing_run(trained)[1])
+    for name, tensor in learner.policy().state_dict().items():
+        assert torch.equal(ours._policy.state_dict()[name], tensor), name
+
+
+def test_export_needs_a_checkpoint_and_an_empty_folder(trained, tmp_path, capsys):
+    (tmp_path / "notes").write_text("mine")
+    assert run(["export", str(trained), "--to", str(tmp_path)]) == USER_ERROR
+    assert "must be empty or not be there" in words_of(capsys)[1]
+    assert (tmp_path / "notes").read_text() == "mine"
+    shutil.copytree(trained, tmp_path / "demo", ignore=shutil.ignore_patterns("checkpoints"))
+    assert run(["export", str(tmp_path / "demo"), "--to", str(tmp_path / "to")]) == USER_ERROR
+    assert "must have a checkpoint to be exported" in words_of(capsys)[1]
 
 
 def test_report_is_one_page_and_its_figures_can_be_had_apart(trained, tmp_path, capsys):

@@ -258,6 +258,15 @@ def test_a_stream_holds_only_its_pool_and_gives_distinct_rows(tmp_path, reader):
     source.close()
 
 
+def test_the_streams_of_all_tasks_move_on(tmp_path, reader):
+    streams = {n: streamed(tmp_path, reader, num_rows=100 + n, seed=n) for n in range(3)}
+    buffers = {n: TaskBuffer(stream) for n, stream in streams.items()}
+    MetaSampler(buffers, small_config(transitions_per_task=10), seed=0).sample_block(200)
+    for stream in streams.values():
+        assert stream.coverage == 1.0
+        stream.close()
+
+
 def test_a_file_of_one_group_more_than_the_pool_has_is_in_memory_whole(tmp_path, reader):
     source = streamed(tmp_path, reader, num_rows=38)
     rows = draw(source, np.random.default_rng(0), 38)
