@@ -11,7 +11,6 @@ from causeway.actors.contexts import (
     online_prior,
     protocols,
     stack_contexts,
-    subsample,
 )
 from causeway.datasets.batches import RowLayout
 
@@ -81,39 +80,6 @@ def test_online_filtered_keeps_the_best_episodes_in_their_order(share, kept):
     assert online_filtered(moment(1, **given)) is None
     context = online_filtered(moment(2, **given))
     np.testing.assert_array_equal(context, np.concatenate([gathered[n] for n in kept]))
-
-
-def test_a_subsample_holds_different_rows_of_the_whole():
-    chosen = subsample(rows(50), 20, np.random.default_rng(0), in_order=False)
-    assert len(np.unique(chosen[:, 0])) == 20
-    assert set(chosen[:, 0]) <= set(rows(50)[:, 0])
-
-
-def test_a_subsample_prefers_no_row():
-    generator = np.random.default_rng(0)
-    counts = sum(
-        np.isin(
-            np.arange(10), subsample(rows(10), 3, generator, in_order=False)[:, 0] / LAYOUT.width
-        )
-        for _ in range(3000)
-    )
-    np.testing.assert_allclose(counts / 3000, 0.3, atol=0.03)
-
-
-@pytest.mark.parametrize("in_order", [False, True])
-@pytest.mark.parametrize("size", [None, 7, 8])
-def test_what_is_small_enough_is_taken_whole_and_in_order(size, in_order):
-    chosen = subsample(rows(7), size, np.random.default_rng(0), in_order=in_order)
-    np.testing.assert_array_equal(chosen, rows(7))
-
-
-def test_a_subsample_in_order_is_a_stretch_from_anywhere():
-    generator, firsts = np.random.default_rng(0), set()
-    for _ in range(200):
-        chosen = subsample(rows(10), 4, generator, in_order=True)[:, 0] / LAYOUT.width
-        np.testing.assert_array_equal(chosen, chosen[0] + np.arange(4))
-        firsts.add(int(chosen[0]))
-    assert firsts == set(range(7))
 
 
 def test_contexts_of_different_lengths_are_padded_behind_a_mask():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from causeway.datasets.draws import draw_contexts, draw_free, draw_rows
+from causeway.datasets.draws import draw_contexts, draw_free, draw_rows, subsample
 from causeway.datasets.episodes import TRUNCATED, flags_of
 from causeway.datasets.rows import MappedRows
 from causeway.datasets.task_buffer import TaskBuffer
@@ -139,3 +139,39 @@ def test_rows_of_a_contexts_episodes_are_alike_wherever_they_stand(steps, count)
 def test_other_positions_are_found_among_the_free_ones():
     drawn = draw_free(np.random.default_rng(0), 6, 3, np.array([0, 2, 5]))
     assert sorted(drawn.tolist()) == [1, 3, 4]
+
+
+def counted(count):
+    """Rows that no other has."""
+    return np.arange(count * WIDTH, dtype=np.float32).reshape(count, WIDTH)
+
+
+def test_a_subsample_holds_different_rows_of_the_whole():
+    chosen = subsample(counted(50), 20, np.random.default_rng(0), in_order=False)
+    assert len(np.unique(chosen[:, 0])) == 20
+    assert set(chosen[:, 0]) <= set(counted(50)[:, 0])
+
+
+def test_a_subsample_prefers_no_row():
+    generator = np.random.default_rng(0)
+    counts = sum(
+        np.isin(np.arange(10), subsample(counted(10), 3, generator, in_order=False)[:, 0] / WIDTH)
+        for _ in range(3000)
+    )
+    np.testing.assert_allclose(counts / 3000, 0.3, atol=0.03)
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+@pytest.mark.parametrize("size", [None, 7, 8])
+def test_what_is_small_enough_is_taken_whole_and_in_order(size, in_order):
+    chosen = subsample(counted(7), size, np.random.default_rng(0), in_order=in_order)
+    np.testing.assert_array_equal(chosen, counted(7))
+
+
+def test_a_subsample_in_order_is_a_stretch_from_anywhere():
+    generator, firsts = np.random.default_rng(0), set()
+    for _ in range(200):
+        chosen = subsample(counted(10), 4, generator, in_order=True)[:, 0] / WIDTH
+        np.testing.assert_array_equal(chosen, chosen[0] + np.arange(4))
+        firsts.add(int(chosen[0]))
+    assert firsts == set(range(7))
