@@ -26,7 +26,7 @@ from causeway.actors.contexts import (
 from causeway.actors.rollout import Generators, LatentPer, check_choice, rollout, run_episodes
 from causeway.actors.shifted import shifted_contexts
 from causeway.actors.summary import Summary, summarise
-from causeway.actors.tasks.family import Family, Task, with_true_reward
+from causeway.actors.tasks.family import Dynamics, Family, Task, with_true_reward
 from causeway.datasets.batches import Episode, RowLayout, Trajectory
 from causeway.datasets.draws import subsample
 from causeway.datasets.policy import AdaptivePolicy, reads_in_order
@@ -130,6 +130,7 @@ def evaluate(
     config: EvaluationConfig,
     seed: int,
     offline_contexts: Mapping[int, Rows] | None,
+    dynamics: Dynamics | None = None,
 ) -> Evaluation:
     """The returns of the policy's adaptation to each of the tasks.
 
@@ -143,6 +144,8 @@ def evaluate(
         seed: results depend on it and on nothing else that is random; evaluations under one seed
             share their starts and prior draws, so that two policies compare with less noise.
         offline_contexts: labelled transitions by task id; what `offline` needs.
+        dynamics: the environments, if somebody is to watch them: those of the tasks, each as often
+            as it is repeated, repetitions adjoining. None: the family's.
 
     Returns:
         Returns per task, repeat and episode, paths and beliefs.
@@ -150,7 +153,15 @@ def evaluate(
     if not tasks:
         raise ValueError("evaluate needs at least one task, got none")
     runs = _Runs(
-        policy, family, tasks, layout, config, find_protocol(protocol), offline_contexts or {}, seed
+        policy,
+        family,
+        tasks,
+        layout,
+        config,
+        find_protocol(protocol),
+        offline_contexts or {},
+        seed,
+        dynamics,
     )
     history = [runs.next_episode() for _ in range(config.episodes)]
     returns = np.array([[one.undiscounted_return for one in episodes] for episodes in history])
@@ -238,6 +249,7 @@ class _Runs:
         protocol: Protocol,
         offline_contexts: Mapping[int, Rows],
         seed: int,
+        dynamics: Dynamics | None,
     ) -> None:
         self._policy, self._family, self._config = policy, family, config
         self._protocol, self._layout = protocol, layout
@@ -245,7 +257,7 @@ class _Runs:
         self._offline = [offline_contexts.get(task.id) for task in self._tasks]
         self._gathered: list[list[Rows]] = [[] for _ in self._tasks]
         self._returns: list[list[float]] = [[] for _ in self._tasks]
-        self._dynamics = family.dynamics([task.dynamics for task in self._tasks])
+        self._dynamics = dynamics or family.dynamics([task.dynamics for task in self._tasks])
         self._generators = Generators.from_key(seed)
         self._shifted: dict[int, Rows] = {}
         if protocol.context is offline_shifted:

@@ -41,7 +41,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Space
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, UInt8
 
 from causeway.actors.tasks.family import Starts, Step, one_for_each
 
@@ -137,6 +137,20 @@ class GymnasiumDynamics:
             truncated=truncated,
             diverged=diverged,
         )
+
+    def picture(self, env: int) -> UInt8[np.ndarray, "H W 3"]:
+        """One environment as it shows itself.
+
+        Raises:
+            ValueError: it was not made to.
+        """
+        environment = self._environments[env]
+        if environment.render_mode != "rgb_array":
+            raise ValueError(
+                f"{environment} must be made with render_mode='rgb_array' to be looked at, got "
+                f"{environment.render_mode!r}"
+            )
+        return np.asarray(environment.render())
 
 
 def _vector_space(what: str, space: Space[Any]) -> Box:

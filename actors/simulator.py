@@ -56,7 +56,7 @@ class Simulator:
         self._ends_when_fallen = ends_when_fallen
         self._sizes = (robot.observation_size, robot.measurement_size)
         self._frame_skip = robot.frame_skip
-        self._step_s = first.opt.timestep * robot.frame_skip
+        self.step_s = first.opt.timestep * robot.frame_skip
         self._batch = Batch(first, self.num_envs, threads)
         if any(model is not first for model in models):
             self._batch.set_models(models)
@@ -108,7 +108,7 @@ class Simulator:
         self._env_steps += 1
         observation = self._observe()
         diverged |= ~np.isfinite(observation).all(axis=1)
-        measurement = self._robot.measure(before, self._place, self._step_s)
+        measurement = self._robot.measure(before, self._place, self.step_s)
         nothing = np.zeros(self.num_envs, bool)
         terminated = self._robot.has_fallen() if self._ends_when_fallen else nothing
         truncated = self._env_steps >= self._horizon
@@ -131,6 +131,10 @@ class Simulator:
         observation = np.empty((self.num_envs, self._sizes[0]))
         self._robot.observe(observation)
         return observation
+
+    def state(self, env: int) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        """Copies of one robot's model and state, for looking at it; bodies lie where they did."""
+        return self._batch.get_model(env), self._batch.get_data(env)
 
     def _observe(self) -> Float32[np.ndarray, "N O"]:
         observation = np.empty((self.num_envs, self._sizes[0]), np.float32)

@@ -17,12 +17,11 @@ from causeway.actors.tasks.family import Task, find_split
 from causeway.actors.tasks.registry import load_family
 from causeway.cluster.checkpoint import Checkpoint
 from causeway.cluster.config import RunConfig
-from causeway.cluster.learner import LearnerService, make_policy
+from causeway.cluster.learner import checkpoint_policy
 from causeway.cluster.streams import check_faults, few_of, open_data, row_cache
 from causeway.datasets.batches import RowLayout
 from causeway.datasets.cache import RowCache
 from causeway.datasets.faults import DatasetError
-from causeway.datasets.policy import AdaptivePolicy
 from causeway.datasets.store import DatasetStore
 
 
@@ -44,7 +43,7 @@ def adapt_run(
         collectors: actors on the run's Ray that play the episodes; 0 plays them in this process.
     """
     store, cache = open_data(run), row_cache(run)
-    policy, weights = _policy(run, store.layout, checkpoint)
+    policy = checkpoint_policy(run, checkpoint, store.layout)
     family = load_family(run.data.family)
     split = find_split(family, run.data.split)
     wants_training = config.exploration == "training_tasks" and not from_logs
@@ -54,7 +53,7 @@ def adapt_run(
     if logs is not None:
         tasks = tuple(task for task in tasks if task.id in logs)
     check_faults(store, run)
-    with _players(run, store.layout, weights, collectors) as play:
+    with _players(run, store.layout, policy.state_dict(), collectors) as play:
         return adapt_online(
             policy,
             family,
@@ -66,18 +65,6 @@ def adapt_run(
             offline_contexts=logs,
             play=play,
         )
-
-
-def _policy(
-    run: RunConfig, layout: RowLayout, checkpoint: Checkpoint
-) -> tuple[AdaptivePolicy, dict[str, Tensor]]:
-    """The checkpoint's policy and its weights, on the CPU, where episodes are played."""
-    learner = LearnerService(run, layout)
-    learner.load(checkpoint)
-    _, weights = learner.weights()
-    policy = make_policy(run, layout)
-    policy.load_state_dict(weights)
-    return policy, weights
 
 
 @contextlib.contextmanager

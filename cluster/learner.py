@@ -4,6 +4,7 @@ It runs blocks of updates, labels rollouts, publishes weights and writes checkpo
 is an actor with the GPU where there is one; in a serial run an object.
 """
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from causeway.actors.collector import Collector, Rollout
 from causeway.actors.oracle import OracleCollector
-from causeway.actors.tasks.family import find_split
+from causeway.actors.tasks.family import Family, find_split
 from causeway.actors.tasks.registry import load_family
 from causeway.cluster.allocation import keep_freed_memory
 from causeway.cluster.checkpoint import (
@@ -31,7 +32,7 @@ from causeway.cluster.divergence import save_block
 from causeway.cluster.labelling import LabelledRollout, label_rollout, rewarded_rollout
 from causeway.datasets.batches import MetaBlock, RowLayout
 from causeway.datasets.policy import AdaptivePolicy
-from causeway.learners.algorithm import Algorithm
+from causeway.learners.algorithm import Algorithm, outcome_discount
 from causeway.learners.registry import load_algorithm
 from causeway.learners.trainer import BlockMeans, DivergedError, Trainer
 
@@ -155,6 +156,32 @@ def make_algorithm(config: RunConfig, layout: RowLayout) -> Algorithm:
 def make_policy(config: RunConfig, layout: RowLayout) -> AdaptivePolicy:
     """The inference parts alone, for an actor that will be given weights."""
     return make_algorithm(config, layout).policy()
+
+
+def checkpoint_weights(
+    config: RunConfig, checkpoint: Checkpoint, layout: RowLayout
+) -> tuple[int, dict[str, Tensor]]:
+    """The updates and the inference parts of a checkpoint, on the CPU wherever it was trained."""
+    trainer = dataclasses.replace(config.trainer, device="cpu")
+    learner = LearnerService(config.replace(trainer=trainer), layout)
+    learner.load(checkpoint)
+    return learner.weights()
+
+
+def checkpoint_policy(
+    config: RunConfig, checkpoint: Checkpoint, layout: RowLayout
+) -> AdaptivePolicy:
+    """The policy of a checkpoint, to be played in this process."""
+    _, weights = checkpoint_weights(config, checkpoint, layout)
+    policy = make_policy(config, layout)
+    policy.load_state_dict(weights)
+    return policy
+
+
+def row_layout(config: RunConfig, family: Family) -> RowLayout:
+    """How the run's rows lie, told without its data set."""
+    discount = outcome_discount(config.hyperparameters)
+    return RowLayout(family.observation_size, family.action_size, discount)
 
 
 def make_collector(config: RunConfig, layout: RowLayout, index: int) -> Collector:

@@ -31,6 +31,7 @@ from causeway.cluster.cli.export import export
 from causeway.cluster.cli.families import families
 from causeway.cluster.cli.invocation import Invocation, split_arguments
 from causeway.cluster.cli.output import complain, print_line
+from causeway.cluster.cli.render import render
 from causeway.cluster.cli.report import evaluate, report
 from causeway.cluster.cli.submit import submit
 from causeway.cluster.cli.train import resume, train
@@ -67,6 +68,7 @@ COMMANDS = (
     Command(name="evaluate", run=evaluate, takes_overrides=True),
     Command(name="report", run=report),
     Command(name="compare", run=compare),
+    Command(name="render", run=render),
     Command(name="export", run=export),
     Command(name="data", run=data),
     Command(name="doctor", run=doctor),

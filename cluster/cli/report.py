@@ -110,12 +110,11 @@ Table = list[tuple[str, str, str]]
 def _under_protocols(config: "RunConfig", checkpoint: "Checkpoint") -> tuple[dict[str, Any], Table]:
     """The protocols that the run itself evaluates under."""
     from causeway.cluster.evaluation import EvaluationService
-    from causeway.cluster.learner import LearnerService
+    from causeway.cluster.learner import checkpoint_weights
     from causeway.cluster.streams import open_data
 
-    learner = LearnerService(config, open_data(config).layout)
-    learner.load(checkpoint)
-    found = EvaluationService(config).evaluate(*learner.weights())
+    weights = checkpoint_weights(config, checkpoint, open_data(config).layout)
+    found = EvaluationService(config).evaluate(*weights)
     returns = found.returns()
     result = {name: summary.to_json() for name, summary in returns.items()}
     protocols = {"online": found.online.protocol, "offline": found.offline.protocol}

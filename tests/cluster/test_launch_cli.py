@@ -1,7 +1,5 @@
 """Runs from the command line, in this process: what each command does and how it ends."""
 
-import contextlib
-import io
 import json
 import shutil
 import subprocess
@@ -33,17 +31,6 @@ def train(tmp_path, tiny_data):
         return run(["train", str(path), "--run.serial", "true", *words])
 
     return call
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, tiny_data):
-    """The folder of a run that the command line has trained; tests must not change it."""
-    folder = tmp_path_factory.mktemp("cli")
-    path = write_yaml(folder, tiny_data)
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        assert run(["train", str(path), "--run.serial", "true", "--run.name", "demo"]) == OK
-    (folder / "printed").write_text(out.getvalue())
-    return folder / "demo"
 
 
 def words_of(capsys):
