@@ -137,18 +137,24 @@ def test_a_policy_given_the_context_of_another_task_fails(trained):
 
 
 @pytest.mark.slow
-def test_labels_that_are_noise_do_not_close_the_gap(trained, folder):
+def test_labels_that_are_noise_teach_less_and_unlearn_what_logs_taught(trained, folder):
     # Not after a short offline stage: what it left undone, the few labelled rows would teach.
-    noisy = configure(
-        folder,
-        0,
-        "--run.algorithm=tests.controls:NoisyLabelSmac",
-        "--run.name=noisy-labels",
+    longer = (
         "--schedule.updates.offline=4000",
         "--schedule.updates.online=4000",
         "--hyperparameters.context_half_life=650",
     )
-    assert closed(train(noisy)) < 0.3
+    noisy = ("--run.algorithm=tests.controls:NoisyLabelSmac", "--run.name=noisy-labels")
+    sound = train(configure(folder, 0, "--run.name=sound-labels", *longer))
+    noise = train(configure(folder, 0, *noisy, *longer))
+    assert noise["offline"] == sound["offline"]  # they part behind it
+    own, logs = (
+        (sound["online"][name]["mean"], noise["online"][name]["mean"])
+        for name in ("online_context_return", "offline_context_return")
+    )
+    assert own[1] < own[0] - 1.0
+    assert logs[1] < logs[0] - 0.7
+    assert logs[1] < noise["offline"]["offline_context_return"]["mean"] - 0.3
 
 
 @pytest.mark.slow
