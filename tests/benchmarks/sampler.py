@@ -66,7 +66,7 @@ def mapped_rows(data: LargeSet) -> Iterable[Row]:
         theirs = [partial(by_a_user, b, context) for b in buffers for context in (0, ROWS)]
         measures = [timed(side, time.process_time, calls=PIECES) for side in ours]
         measures += [timed(side, time.process_time, calls=THEIR_PIECES) for side in theirs]
-        rates = [UPDATES / each for each in interleaved(*measures, rounds=7)]
+        rates = [UPDATES / each for each in interleaved(*measures, rounds=21)]
     (double_alone, double, single_alone, single), rates = rates[len(ours) :], rates[: len(ours)]
     for name, rate in zip(contexts, rates, strict=True):
         alone = name == "no context"
