@@ -115,6 +115,26 @@ def existing_run(folder: Path) -> tuple[RunConfig, Checkpoint | None, list[str]]
     return config, *newest_checkpoint(config)
 
 
+def trained_run(folder: Path, *, to_be: str) -> tuple[RunConfig, Checkpoint]:
+    """A run's configuration and its newest whole checkpoint.
+
+    Args:
+        folder: the run's.
+        to_be: what the checkpoint is for, such as "evaluated".
+
+    Raises:
+        ConfigError: as `existing_run`, or the run has no checkpoint yet.
+        CheckpointError: it has checkpoints but none that can be used.
+    """
+    config, checkpoint, _ = existing_run(folder)
+    if checkpoint is None:
+        raise ConfigError(
+            f"{folder} must have a checkpoint to be {to_be}, it has none: the run ended before its "
+            f"first; 'causeway resume {folder}' goes on with it"
+        )
+    return config, checkpoint
+
+
 def newest_checkpoint(config: RunConfig) -> tuple[Checkpoint | None, list[str]]:
     """A run's newest whole checkpoint if it has any, and what was wrong with newer ones.
 

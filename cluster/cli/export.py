@@ -19,15 +19,10 @@ def export(
     It acts and adapts without the run, Ray or MuJoCo: causeway.learners.exported.ExportedPolicy.
     """
     from causeway.cluster.exporting import export_policy
-    from causeway.cluster.launch import existing_run
+    from causeway.cluster.launch import trained_run
     from causeway.learners.exported import ExportError
 
-    config, checkpoint, _ = existing_run(folder)
-    if checkpoint is None:
-        raise ConfigError(
-            f"{folder} must have a checkpoint to be exported, it has none: the run ended before "
-            f"its first; 'causeway resume {folder}' goes on with it"
-        )
+    config, checkpoint = trained_run(folder, to_be="exported")
     try:
         export_policy(config, checkpoint, to)
     except ExportError as error:

@@ -41,18 +41,13 @@ def render(
     from causeway.cluster.film.cameras import FilmError
     from causeway.cluster.film.filming import film_adaptation
     from causeway.cluster.film.writing import check_format, write_film
-    from causeway.cluster.launch import existing_run
+    from causeway.cluster.launch import trained_run
     from causeway.cluster.progress import ProgressView
 
     path = folder / "adaptation.gif" if to is None else to
     if not speed > 0.0:
         raise ConfigError(f"--speed must be positive, got {speed}: 1 is as fast as it is")
-    config, checkpoint, _ = existing_run(folder)
-    if checkpoint is None:
-        raise ConfigError(
-            f"{folder} must have a checkpoint to be filmed, it has none: the run ended before "
-            f"its first; 'causeway resume {folder}' goes on with it"
-        )
+    config, checkpoint = trained_run(folder, to_be="filmed")
     try:
         check_format(path)
         with ProgressView(f"filming {folder}") as view:

@@ -64,16 +64,11 @@ def evaluate(
     episodes and acts. With --fine-tune-episodes, it goes on learning; without --explore, it starts
     from the task's logs. With --collectors, actors on the run's Ray play the episodes.
     """
-    from causeway.cluster.launch import evaluated_otherwise, existing_run
+    from causeway.cluster.launch import evaluated_otherwise, trained_run
     from causeway.cluster.report.evaluated import keep_evaluated
 
-    config, checkpoint, _ = existing_run(folder)
+    config, checkpoint = trained_run(folder, to_be="evaluated")
     config = evaluated_otherwise(config, folder, overrides_of(context))
-    if checkpoint is None:
-        raise ConfigError(
-            f"{folder} must have a checkpoint to be evaluated, it has none: the run ended before "
-            f"its first; 'causeway resume {folder}' goes on with it"
-        )
     given = {
         "exploration": explore,
         "exploration_episodes": explore_episodes,
