@@ -27,7 +27,8 @@ def render(
         int, typer.Option("--width", min=160, max=640, help="Of one picture, in pixels.")
     ] = 320,
     speed: Annotated[
-        float, typer.Option("--speed", help="0.5 shows it half as fast as it is.")
+        float,
+        typer.Option("--speed", min=0.05, max=20, help="0.5 shows it half as fast as it is."),
     ] = 1.0,
 ) -> None:
     """Film the policy of a run's last checkpoint while it adapts to tasks.
@@ -45,8 +46,6 @@ def render(
     from causeway.cluster.progress import ProgressView
 
     path = folder / "adaptation.gif" if to is None else to
-    if not speed > 0.0:
-        raise ConfigError(f"--speed must be positive, got {speed}: 1 is as fast as it is")
     config, checkpoint = trained_run(folder, to_be="filmed")
     try:
         check_format(path)

@@ -15,7 +15,8 @@ from causeway.cluster.config import RunConfig
 from causeway.cluster.film.cameras import Camera, FilmError, Picture, find_camera
 from causeway.cluster.learner import checkpoint_policy, row_layout
 
-MAX_TASKS = 3  # that are chosen where none are named
+TASKS = 3  # that are chosen where none are named
+MAX_TASKS = 8  # side by side
 FRAMES_PER_S = 20.0  # at most
 
 
@@ -32,7 +33,6 @@ class Film:
     """Some tasks' first and last episodes; each is as long as it lasted."""
 
     tasks: tuple[Task, ...]
-    protocol: str
     num_episodes: int  # the last one's number
     first: tuple[tuple[Shot, ...], ...]  # of each task
     last: tuple[tuple[Shot, ...], ...]
@@ -92,7 +92,6 @@ def film_adaptation(
     first, last = watched.shots
     return Film(
         tasks=tasks,
-        protocol=config.online_protocol,
         num_episodes=config.episodes,
         first=first,
         last=last,
@@ -172,8 +171,10 @@ class _Watched:
 def _choose(family: Family, split_name: str, task_ids: Sequence[int] | None) -> tuple[Task, ...]:
     split = find_split(family, split_name)
     if task_ids is None:
-        places = np.linspace(0, len(split.test) - 1, min(len(split.test), MAX_TASKS))
+        places = np.linspace(0, len(split.test) - 1, min(len(split.test), TASKS))
         return tuple(split.test[place] for place in np.unique(places.round().astype(int)))
+    if len(task_ids) > MAX_TASKS:
+        raise FilmError(f"tasks must be at most {MAX_TASKS}, side by side, got {len(task_ids)}")
     by_id = {task.id: task for task in split.tasks}
     unknown = sorted(set(task_ids) - set(by_id))
     if unknown or not task_ids:

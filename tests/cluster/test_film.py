@@ -117,7 +117,8 @@ def test_render_refuses_what_it_cannot_do_and_says_what_to_do(trained, tmp_path,
         capsys, trained, "--tasks", "41,99"
     )
     assert "ids with commas" in refusal(capsys, trained, "--tasks", "first")
-    assert "--speed must be positive" in refusal(capsys, trained, "--speed", "0")
+    assert "tasks must be at most 8" in refusal(capsys, trained, "--tasks", "1,2,3,4,5,6,7,8,9")
+    assert "Invalid value for '--speed'" in refusal(capsys, trained, "--speed", "0")
     assert "Invalid value for '--width'" in refusal(capsys, trained, "--width", "5000")
     bare = tmp_path / "demo"
     shutil.copytree(trained, bare, ignore=shutil.ignore_patterns("checkpoints"))
@@ -140,7 +141,6 @@ def make_film(*lengths):
     )
     return Film(
         tasks=tasks,
-        protocol="online_prior",
         num_episodes=3,
         first=tuple(shots(count, 200) for count in lengths),
         last=tuple(shots(1, 100) for _ in lengths),
