@@ -24,7 +24,7 @@ from tests.benchmarks.harness import Options, Row, interleaved, timed
 
 HIDDEN = (300, 300, 300)
 ASSIGNMENTS = 21  # for each thread, of three environments: what a batch of 64 has room for
-ROUNDS = 5
+ROUNDS = 15
 FAMILY = CheetahVel()
 LAYOUT = RowLayout(FAMILY.observation_size, FAMILY.action_size)
 
