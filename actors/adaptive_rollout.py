@@ -9,7 +9,8 @@ from torch import Tensor
 
 from causeway.actors.contexts import Rows
 from causeway.actors.rollout import Generators, run_episodes
-from causeway.actors.tasks.family import Dynamics, Family, Starts, Step, Task
+from causeway.actors.tasks.family import Dynamics, Family, Task
+from causeway.actors.watched import Seen, Watched, step_reward
 from causeway.datasets.batches import Episode, RowLayout, Trajectory
 from causeway.datasets.policy import AdaptivePolicy
 
@@ -46,14 +47,12 @@ def rollout_adapting(
             "have them: evaluate it with evaluation.belief_per 'episode', under another protocol "
             "than online_random"
         )
-    watched = _Watched(dynamics)
+    watched = Watched(dynamics)
     seen = [list[Rows]([rows]) for rows in known]
 
     def act(observation: Float32[np.ndarray, "N O"]) -> Float32[np.ndarray, "N A"]:
         if watched.last is not None:
-            for rows, new in zip(
-                seen, _rewarded(family, tasks, layout, *watched.last), strict=True
-            ):
+            for rows, new in zip(seen, _rewarded(family, tasks, layout, watched.last), strict=True):
                 rows.append(new)
         belief = infer([np.concatenate(rows) for rows in seen])
         latent = policy.draw(belief, generators.torch)
@@ -64,46 +63,15 @@ def rollout_adapting(
         return run_episodes(watched, act, horizon=family.horizon, generator=generators.numpy)
 
 
-class _Watched:
-    """Dynamics that keep the last step they took, and where it belonged to an episode."""
-
-    def __init__(self, dynamics: Dynamics) -> None:
-        self._dynamics = dynamics
-        self.num_envs = dynamics.num_envs
-        self.last: tuple[np.ndarray, np.ndarray, Step, np.ndarray] | None = None
-
-    def reset(self, generators: Starts) -> Float32[np.ndarray, "N O"]:
-        """Starts an episode in every environment."""
-        self._observation = self._dynamics.reset(generators)
-        self._running = np.ones(self.num_envs, bool)
-        return self._observation
-
-    def step(self, action: Float32[np.ndarray, "N A"]) -> Step:
-        """One time step in every environment."""
-        step = self._dynamics.step(action)
-        counts = self._running if step.diverged is None else self._running & ~step.diverged
-        self.last = (self._observation, action, step, counts)
-        self._observation, self._running = step.next_observation, self._running & ~step.ended
-        return step
-
-
 def _rewarded(
     family: Family,
     tasks: Sequence[Task],
     layout: RowLayout,
-    observation: np.ndarray,
-    action: np.ndarray,
-    step: Step,
-    counts: np.ndarray,
+    last: Seen,
 ) -> list[Rows]:
     """The row of each environment's last transition; none where the episode had ended before."""
-    reward = family.reward(
-        [task.reward for task in tasks],
-        observation[:, None],
-        action[:, None],
-        step.next_observation[:, None],
-        step.measurement[:, None],
-    )[:, 0]
+    observation, action, step, counts = last
+    reward = step_reward(family, [task.reward for task in tasks], last)
     rows = []
     for n in range(len(tasks)):
         part = slice(n, n + 1) if counts[n] else slice(0, 0)
@@ -115,7 +83,7 @@ def _rewarded(
                     next_observation=step.next_observation[part],
                     terminated=step.terminated[part],
                     truncated=step.truncated[part],
-                    reward=np.asarray(reward[part], np.float32),
+                    reward=reward[part],
                 )
             )
         )

@@ -257,7 +257,9 @@ class _Runs:
         self._offline = [offline_contexts.get(task.id) for task in self._tasks]
         self._gathered: list[list[Rows]] = [[] for _ in self._tasks]
         self._returns: list[list[float]] = [[] for _ in self._tasks]
-        self._dynamics = dynamics or family.dynamics([task.dynamics for task in self._tasks])
+        if dynamics is None:
+            dynamics = family.dynamics([task.dynamics for task in self._tasks])
+        self._dynamics = dynamics
         self._generators = Generators.from_key(seed)
         self._shifted: dict[int, Rows] = {}
         if protocol.context is offline_shifted:

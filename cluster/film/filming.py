@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32
 
 from causeway.actors.evaluator import evaluate
 from causeway.actors.tasks.family import Dynamics, Family, Starts, Step, Task, find_split
 from causeway.actors.tasks.registry import load_family
+from causeway.actors.watched import Watched, step_reward
 from causeway.cluster.checkpoint import Checkpoint
 from causeway.cluster.config import RunConfig
 from causeway.cluster.film.cameras import Camera, FilmError, Picture, find_camera
@@ -77,7 +78,7 @@ def film_adaptation(
         dynamics, tasks, planar=family.observation_size == 2, width=width, height=height
     )
     every = max(1, round(speed / FRAMES_PER_S / camera.step_s))
-    watched = _Watched(dynamics, family, tasks, camera, every, config.episodes, progress)
+    filmed = _Filmed(dynamics, family, tasks, camera, every, config.episodes, progress)
     evaluate(
         checkpoint_policy(run, checkpoint, layout),
         family,
@@ -87,9 +88,9 @@ def film_adaptation(
         config=config,
         seed=run.run.seed,
         offline_contexts=None,
-        dynamics=watched,
+        dynamics=filmed,
     )
-    first, last = watched.shots
+    first, last = filmed.shots
     return Film(
         tasks=tasks,
         num_episodes=config.episodes,
@@ -99,7 +100,7 @@ def film_adaptation(
     )
 
 
-class _Watched:
+class _Filmed(Watched):
     """Dynamics that are looked at in their first and last episode, and do what they did."""
 
     def __init__(
@@ -112,12 +113,12 @@ class _Watched:
         episodes: int,
         progress: Callable[[int, int], None],
     ) -> None:
-        self._dynamics, self._family, self._camera = dynamics, family, camera
+        super().__init__(dynamics)
+        self._family, self._camera = family, camera
         self._rewards = [task.reward for task in tasks]
         self._every, self._episodes, self._progress = every, episodes, progress
         self._filmed: list[list[list[Shot]]] = []  # of each filmed episode, of each environment
         self._episode = 0
-        self.num_envs = dynamics.num_envs
 
     @property
     def shots(self) -> tuple[tuple[tuple[Shot, ...], ...], ...]:
@@ -126,8 +127,7 @@ class _Watched:
 
     def reset(self, generators: Starts) -> Float32[np.ndarray, "N O"]:
         """Starts an episode in every environment."""
-        self._observation = self._dynamics.reset(generators)
-        self._running = np.ones(self.num_envs, bool)
+        observation = super().reset(generators)
         self._earned = np.zeros(self.num_envs)
         self._env_steps = 0
         self._films = self._episode in (0, self._episodes - 1)
@@ -135,31 +135,21 @@ class _Watched:
         if self._films:
             self._filmed.append([[] for _ in range(self.num_envs)])
             self._shoot(self._running)
-        return self._observation
+        return observation
 
     def step(self, action: Float32[np.ndarray, "N A"]) -> Step:
         """One time step in every environment."""
-        step = self._dynamics.step(action)
-        counts = self._running if step.diverged is None else self._running & ~step.diverged
-        self._earned += np.where(counts, self._reward(action, step), 0.0)
-        self._observation = step.next_observation
+        step = super().step(action)
+        assert self.last is not None
+        counts = self.last.counts
+        reward = step_reward(self._family, self._rewards, self.last)
+        self._earned += np.where(counts, reward, 0.0)
         self._env_steps += 1
-        ends, self._running = counts & step.ended, self._running & ~step.ended
         if self._films:
-            self._shoot(counts if self._env_steps % self._every == 0 else ends)
+            self._shoot(counts if self._env_steps % self._every == 0 else counts & step.ended)
         done = (self._episode - 1) * self._family.horizon + self._env_steps
         self._progress(done, self._episodes * self._family.horizon)
         return step
-
-    def _reward(self, action: np.ndarray, step: Step) -> Float64[np.ndarray, "N"]:
-        reward = self._family.reward(
-            self._rewards,
-            self._observation[:, None],
-            action[:, None],
-            step.next_observation[:, None],
-            step.measurement[:, None],
-        )
-        return np.asarray(reward[:, 0], np.float64)
 
     def _shoot(self, which: np.ndarray) -> None:
         for env in np.flatnonzero(which).tolist():

@@ -61,10 +61,11 @@ def check_format(path: Path) -> Callable[[Film, Path, Callable[[int, int], None]
 
 
 def _write_gif(film: Film, path: Path, progress: Callable[[int, int], None]) -> None:
-    frames = _frames(film, progress)
+    page = _Page(film)
+    frames = _frames(page, film, progress)
     first = next(frames)
     # One palette for all frames: colours do not flicker, and what stands still costs nothing.
-    palette = _middle_frame(film).quantize(_COLOURS_OF_GIF, Image.Quantize.MEDIANCUT)
+    palette = page.frame(film.num_frames // 2).quantize(_COLOURS_OF_GIF, Image.Quantize.MEDIANCUT)
     indexed = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     standing_ms = round(1000 * LAST_FRAME_S)
     with path.open("wb") as file:  # Pillow would leave one of its own open when it is interrupted
@@ -84,7 +85,7 @@ def _write_mp4(film: Film, path: Path, progress: Callable[[int, int], None]) -> 
     standing = round(LAST_FRAME_S / film.frame_s)
     writer = None
     try:
-        for number, frame in enumerate(_frames(film, progress), start=1):
+        for number, frame in enumerate(_frames(_Page(film), film, progress), start=1):
             if writer is None:
                 writer = imageio_ffmpeg.write_frames(
                     str(path), frame.size, fps=1.0 / film.frame_s, macro_block_size=2
@@ -97,15 +98,12 @@ def _write_mp4(film: Film, path: Path, progress: Callable[[int, int], None]) -> 
             writer.close()
 
 
-def _frames(film: Film, progress: Callable[[int, int], None]) -> Iterator[Image.Image]:
-    page = _Page(film)
+def _frames(
+    page: "_Page", film: Film, progress: Callable[[int, int], None]
+) -> Iterator[Image.Image]:
     for number in range(film.num_frames):
         yield page.frame(number)
         progress(number + 1, film.num_frames)
-
-
-def _middle_frame(film: Film) -> Image.Image:
-    return _Page(film).frame(film.num_frames // 2)
 
 
 class _Page:
@@ -134,15 +132,15 @@ class _Page:
         draw = ImageDraw.Draw(page)
         for column, task in enumerate(self._film.tasks):
             left = _MARGIN + column * (self._width + _MARGIN)
-            words = _name(task)
-            self._write(draw, (left, 0), words, COLOURS["ink"], self._bold)
+            self._write(draw, (left, 0), _name(task), COLOURS["ink"], self._bold)
             for row, (label, colour, shots) in enumerate(self._rows):
                 top = self._line + row * (self._line + self._height + _MARGIN)
                 shot = _shot_at(shots[column], number)
                 page.paste(Image.fromarray(shot.picture), (left, top + self._line))
                 if column == 0:
                     self._write(draw, (left, top), label, colour, self._bold)
-                self._write_right(draw, (left + self._width, top), f"{shot.earned:.1f}", colour)
+                right, earned = (left + self._width, top), f"{shot.earned:.1f}"
+                self._write(draw, right, earned, colour, self._font, anchor="rm")
         return page
 
     def _write(
@@ -152,15 +150,11 @@ class _Page:
         words: str,
         colour: str,
         font: ImageFont.FreeTypeFont,
+        *,
+        anchor: str = "lm",  # Pillow's: from the left, or "rm", from the right
     ) -> None:
         middle = (at[0], at[1] + self._line // 2)
-        draw.text(middle, words, fill=colour, font=font, anchor="lm")
-
-    def _write_right(
-        self, draw: ImageDraw.ImageDraw, at: tuple[int, int], words: str, colour: str
-    ) -> None:
-        middle = (at[0], at[1] + self._line // 2)
-        draw.text(middle, words, fill=colour, font=self._font, anchor="rm")
+        draw.text(middle, words, fill=colour, font=font, anchor=anchor)
 
 
 def _name(task: Task) -> str:
