@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from causeway.actors.tasks.family import Dynamics, Task
+from causeway.actors.tasks.point_robot import goal_of
 from causeway.cluster.report.style import COLOURS
 
 Picture = UInt8[np.ndarray, "H W 3"]
@@ -263,4 +264,4 @@ def _goal(task: Task) -> np.ndarray | None:
     """Where in the plane the task's goal is, if that is what it asks for."""
     if "goal_x" not in task.reward or "goal_y" not in task.reward:
         return None
-    return np.array([task.reward["goal_x"], task.reward["goal_y"]])
+    return goal_of(task.reward)

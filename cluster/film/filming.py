@@ -15,6 +15,7 @@ from causeway.cluster.checkpoint import Checkpoint
 from causeway.cluster.config import RunConfig
 from causeway.cluster.film.cameras import Camera, FilmError, Picture, find_camera
 from causeway.cluster.learner import checkpoint_policy, row_layout
+from causeway.cluster.report.style import spread
 
 TASKS = 3  # that are chosen where none are named
 MAX_TASKS = 8  # side by side
@@ -161,8 +162,7 @@ class _Filmed(Watched):
 def _choose(family: Family, split_name: str, task_ids: Sequence[int] | None) -> tuple[Task, ...]:
     split = find_split(family, split_name)
     if task_ids is None:
-        places = np.linspace(0, len(split.test) - 1, min(len(split.test), TASKS))
-        return tuple(split.test[place] for place in np.unique(places.round().astype(int)))
+        return tuple(split.test[place] for place in spread(len(split.test), TASKS))
     if len(task_ids) > MAX_TASKS:
         raise FilmError(f"tasks must be at most {MAX_TASKS}, side by side, got {len(task_ids)}")
     by_id = {task.id: task for task in split.tasks}

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from causeway.actors.summary import Summary, summarise
 from causeway.cluster.report.findings import CONDITIONS, STAGES, gap, number
 from causeway.cluster.report.run_data import RunData, read_summary, series
-from causeway.cluster.report.style import COLOURS, STYLE, legend_above, new_axes
+from causeway.cluster.report.style import COLOURS, STYLE, legend_above, new_axes, spread
 
 STAGE_COLOURS = {"offline": COLOURS["before"], "online": COLOURS["after"]}
 CONDITION_COLOURS = dict(
@@ -123,7 +123,7 @@ def draw_paths(run: RunData) -> Drawing | None:
         return None
     first = run.evaluation(stages[0], "online")
     count = len(first["paths_first"])
-    chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_PATHS)).round().astype(int))
+    chosen = spread(count, MAX_PATHS)
     goals = _goals(first.get("task_parameters") or [])
     panel_height = 1.1 * FULL_WIDTH / max(4, len(chosen)) * _flatness(first, goals)
     size = (FULL_WIDTH, 0.8 + panel_height * len(stages))
@@ -133,7 +133,7 @@ def draw_paths(run: RunData) -> Drawing | None:
         evaluation = run.evaluation(stage, "online")
         for column, task in enumerate(chosen):
             axes = panels[row, column]
-            _draw_path(axes, evaluation, int(task), goals, stage)
+            _draw_path(axes, evaluation, task, goals, stage)
             if row == 0:
                 axes.set_title(f"task {first['task_ids'][task]}", fontweight="normal")
         panels[row, 0].set_ylabel(STAGES[stage].replace(" ", "\n", 1), color=COLOURS["ink"])

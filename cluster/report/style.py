@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -81,6 +82,13 @@ def to_svg(figure: Figure, name: str) -> str:
     for variable, value in COLOURS.items():
         text = text.replace(value, f"var(--{variable})")
     return text
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Which of `count` things are shown where only `most` can be: evenly, the first to the last."""
+    places = np.linspace(0, count - 1, min(count, most))
+    chosen: list[int] = np.unique(places.round().astype(int)).tolist()
+    return chosen
 
 
 def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
